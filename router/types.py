@@ -1,0 +1,354 @@
+"""The router's nouns: frozen values without behaviour beyond arithmetic on themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Literal
+
+from shared.types import Usage
+
+__all__ = [
+    "Attempt",
+    "Backend",
+    "Breaker",
+    "CacheState",
+    "Caller",
+    "Candidate",
+    "Chunk",
+    "Completion",
+    "Constraints",
+    "Decision",
+    "Deployment",
+    "DeploymentHealth",
+    "Dialect",
+    "Event",
+    "Features",
+    "InferenceRequest",
+    "Limits",
+    "Model",
+    "Outcome",
+    "Policy",
+    "Price",
+    "Privacy",
+    "Rejection",
+    "Tier",
+    "Timeouts",
+    "Usage",
+    "Wishes",
+]
+
+Dialect = Literal["openai", "anthropic", "gemini", "local_agent"]
+Tier = Literal["local", "cluster", "external"]
+Privacy = Literal["local", "cluster", "any"]
+CacheState = Literal["hit", "miss", "off"]
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_MILLION = Decimal(1_000_000)
+
+
+# --- the registry's nouns ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of one attempt, in seconds; each fires alone."""
+
+    connect: float = 5.0
+    first_token: float = 120.0
+    idle: float = 60.0
+    total: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """When a deployment is left alone: after `failures` in a row, for `cooldown` seconds."""
+
+    enabled: bool = True
+    failures: int = 5
+    cooldown: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A server that speaks one dialect. Secrets are named (`api_key_env`), never held.
+
+    `accepts_messages` matters to the `local_agent` dialect only: such an agent gets the
+    conversation as `messages`, any other the documented payload alone. `stale` marks an agent
+    that has missed three heartbeats.
+    """
+
+    name: str
+    dialect: Dialect
+    base_url: str
+    tier: Tier
+    api_key_env: str | None = None
+    timeouts: Timeouts = Timeouts()
+    breaker: Breaker = Breaker()
+    forward_headers: tuple[str, ...] = ()
+    accepts_messages: bool = False
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens; None is unknown, which is never the same as 0."""
+
+    input: Decimal | None = None
+    cached_input: Decimal | None = None
+    output: Decimal | None = None
+
+    def cost(self, usage: Usage) -> Decimal | None:
+        """Return what `usage` costs in USD, or None where a price that it needs is unknown.
+
+        Cached prompt tokens without a price of their own cost as much as others.
+        """
+        if self.input is None or self.output is None:
+            return None
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        total = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output
+        return total / _MILLION
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a deployment takes: requests at a time, requests and tokens a minute."""
+
+    max_concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A place that serves a model. `id` is unique: `model@backend`, or with `/upstream_model`."""
+
+    id: str
+    model: str
+    backend: Backend
+    upstream_model: str
+    price: Price = Price()
+    limits: Limits = Limits()
+    weight: float = 1.0
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What clients ask for. Unknown facts are None or empty and never exclude a deployment."""
+
+    id: str
+    deployments: tuple[Deployment, ...]
+    aliases: tuple[str, ...] = ()
+    context_length: int | None = None
+    max_output_tokens: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    quality: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    fallbacks: tuple[str, ...] = ()
+    created: int = 0
+    """Unix seconds at which the registry learned of the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraints:
+    """Hard limits of a policy; a request's own wish may only tighten them."""
+
+    max_cost_usd: Decimal | None = None
+    first_token_ms: int | None = None
+    privacy: Privacy = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A virtual model: which models may answer (ids or globs) and what counts how much."""
+
+    name: str
+    candidates: tuple[str, ...] = ("*",)
+    weights: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    constraints: Constraints = Constraints()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `id` is the key's id (`anonymous` where the registry holds no key)."""
+
+    id: str
+    name: str
+    models: tuple[str, ...] = ("*",)
+    """Globs of the models and policies this caller may use."""
+
+
+# --- one request ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What a caller may ask of the router, by `x-router-*` headers or the body's `router` object."""
+
+    policy: str | None = None
+    privacy: Privacy = "any"
+    max_cost_usd: Decimal | None = None
+    deadline_ms: int | None = None
+    first_token_ms: int | None = None
+    fallback: bool = True
+    cache: Literal["on", "off", "refresh"] | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request, parsed once. `body` holds the client's own bytes.
+
+    `fields` is the top level of the body: name to raw JSON value, in the order sent.
+    """
+
+    id: str
+    endpoint: Literal["chat"]
+    model: str
+    stream: bool
+    body: bytes
+    fields: Mapping[str, bytes]
+    caller: Caller
+    wishes: Wishes = Wishes()
+    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    """The client's headers, lower-case names; adapters forward only what is safe."""
+    usage_asked: bool = False
+    """Whether the client asked a stream for its usage chunk."""
+    deterministic: bool = False
+    """Temperature 0 and a single choice: the same request has the same answer."""
+    max_tokens: int | None = None
+    needs: frozenset[str] = frozenset({"chat"})
+    """Capabilities without which a deployment cannot serve this request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """All that routing may look at: plain values, taken from the request once."""
+
+    needs: frozenset[str]
+    prompt_tokens: int
+    """An estimate, about four bytes of text a token."""
+    prompt_tokens_least: int
+    """A lower bound: no known tokenizer gets below it on ordinary text."""
+    max_tokens: int | None
+    stream: bool
+    privacy: Privacy = "any"
+    max_cost_usd: Decimal | None = None
+    first_token_ms: int | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentHealth:
+    """What is known of a deployment at one moment."""
+
+    available: bool = True
+    reason: str = ""
+    in_flight: int = 0
+    first_token_ms: float | None = None
+    """Moving average of the time to the first token; None before the first answer."""
+    failure_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A deployment that may serve the request, with what the scorers say (each in [0, 1])."""
+
+    model: Model
+    deployment: Deployment
+    score: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    estimated_cost_usd: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A deployment that must not serve the request, and why.
+
+    `filter` names the filter; `reason` is a sentence for people.
+    """
+
+    deployment: str
+    filter: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The ranking for one request: who may answer, in order, who may not, and from what inputs."""
+
+    id: str
+    asked: str
+    policy: str | None
+    ranking: tuple[Candidate, ...]
+    rejections: tuple[Rejection, ...]
+    features: Features
+    seed: int
+    catalog_version: int
+
+
+# --- what comes back --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One event of a stream. `raw` is the SSE event as the client gets it.
+
+    `output` is True once it carries output (text, a tool call, a refusal, …): the commit point.
+    `usage` and `finish_reason` are set where the event carries them.
+    """
+
+    raw: bytes
+    output: bool = False
+    usage: Usage | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer: the JSON body as the client gets it."""
+
+    body: bytes
+    usage: Usage | None = None
+    finish_reason: str | None = None
+
+
+Event = Chunk | Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one deployment; `error` is an error code, None where it answered."""
+
+    deployment: str
+    started_ms: float
+    """Milliseconds since the request came in."""
+    duration_ms: float
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a request ended: what is billed, written, counted and logged, once."""
+
+    request_id: str
+    decision_id: str | None
+    caller: Caller
+    endpoint: str
+    asked: str
+    policy: str | None
+    deployment: Deployment | None
+    status: int
+    error: str | None
+    """An error code, `client_disconnected`, or None."""
+    stream: bool
+    cache: CacheState
+    usage: Usage | None
+    cost_usd: Decimal | None
+    attempts: tuple[Attempt, ...]
+    first_token_ms: float | None
+    duration_ms: float
+    overhead_ms: float
+    """Time spent in the router itself before the first byte went upstream."""

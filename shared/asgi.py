@@ -1,0 +1,198 @@
+"""ASGI pieces of both services: request context, body reading, and the race against a leaving client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from typing import Any, TypeVar
+
+from shared.errors import InternalError, InvalidRequest, PayloadTooLarge, ServiceError, UnsupportedMediaType
+
+__all__ = [
+    "ASGIApp",
+    "ClientDisconnected",
+    "Message",
+    "Receive",
+    "RequestContext",
+    "Scope",
+    "Send",
+    "header",
+    "race",
+    "read_body",
+    "send_error",
+    "send_json",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+T = TypeVar("T")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_DRAIN_LIMIT = 256 * 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+class ClientDisconnected(Exception):
+    """The client closed the connection before the answer was complete."""
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return the first value of a request header (`name` in lower case), or None."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return bytes(value).decode("latin-1")
+    return None
+
+
+async def send_json(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Send one complete JSON answer."""
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: ServiceError, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
+    """Send an error in OpenAI's shape."""
+    own = [(name.encode(), value.encode()) for name, value in error.headers().items()]
+    await send_json(send, error.status, error.json(), [*own, *headers])
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """Return the whole request body.
+
+    A body over the limit is read to its end and dropped, so that the client sees the answer
+    and not a reset connection.
+
+    Args:
+        scope: The request's scope.
+        receive: The request's receive channel.
+        limit: The largest body accepted, in bytes.
+
+    Raises:
+        PayloadTooLarge: The body exceeds `limit`.
+        UnsupportedMediaType: The body is compressed.
+        ClientDisconnected: The client left while sending.
+        InvalidRequest: The `Content-Length` header is no number.
+    """
+    encoding = header(scope, b"content-encoding")
+    if encoding and encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"Request bodies with content-encoding {encoding[:32]!r} cannot be read.")
+    declared = header(scope, b"content-length")
+    if declared is not None and not declared.isdigit():
+        raise InvalidRequest("The Content-Length header must be a number.")
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size <= limit:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+        if not message.get("more_body", False) or size > _DRAIN_LIMIT:
+            break
+    if size > limit:
+        raise PayloadTooLarge(f"The request body exceeds the limit of {limit} bytes.")
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def race(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """Run `work` until it ends or the client leaves, whichever comes first.
+
+    The request body must have been read. Servers do not cancel a handler whose client has left,
+    so without this race a backend goes on generating for nobody.
+
+    Raises:
+        ClientDisconnected: The client left; `work` has been cancelled and has finished its clean-up.
+    """
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise ClientDisconnected
+    finally:
+        gone.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.debug("work ended with an error after its client had left", exc_info=error)
+
+
+class RequestContext:
+    """Pure ASGI middleware: request id, clock, the last line against crashes, the access log line.
+
+    Sets `scope["state"]["request_id"]` and `scope["state"]["started"]` (`time.perf_counter`
+    seconds); whatever a handler puts in `scope["state"]["log"]` (a dict) joins the log line.
+
+    Args:
+        app: The application inside.
+        logger: Where the one access line of each request goes.
+    """
+
+    def __init__(self, app: ASGIApp, logger: logging.Logger) -> None:
+        self._app = app
+        self._log = logger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        wanted = header(scope, b"x-request-id")
+        request_id = wanted if wanted and _REQUEST_ID.fullmatch(wanted) else f"req_{secrets.token_hex(12)}"
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        state["started"] = started = time.perf_counter()
+        fields: dict[str, Any] = {}
+        state["log"] = fields
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientDisconnected:
+            status = status or 499
+        except Exception:
+            self._log.exception("unhandled exception", extra={"fields": {"request_id": request_id}})
+            if status:
+                raise  # the head is out: only closing the connection tells the client
+            error = InternalError(f"The server had an internal error. Request id: {request_id}.")
+            await send_error(send_with_id, error)
+        finally:
+            self._log.info(
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": request_id,
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "status": status,
+                        "ms": round((time.perf_counter() - started) * 1000, 2),
+                        **fields,
+                    }
+                },
+            )

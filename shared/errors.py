@@ -1,0 +1,303 @@
+"""The error tree of both services and its one translation to OpenAI JSON.
+
+::
+
+    ServiceError
+    ├── InvalidRequest            400  invalid_request
+    │   ├── ContextLengthExceeded 400  context_length_exceeded
+    │   ├── Unauthenticated       401  invalid_api_key
+    │   ├── Forbidden             403  model_not_allowed
+    │   ├── NotFound              404  not_found
+    │   │   └── ModelNotFound     404  model_not_found
+    │   ├── MethodNotAllowed      405  method_not_allowed
+    │   ├── PayloadTooLarge       413  request_too_large
+    │   └── UnsupportedMediaType  415  unsupported_media_type
+    ├── RateLimited               429  rate_limit_exceeded
+    ├── BudgetExceeded            429  insufficient_quota
+    ├── InternalError             500  internal_error
+    ├── Overloaded                503  overloaded
+    ├── EngineRestarted           503  engine_restarted
+    ├── NoCandidate               503  no_candidate (400: every rejection is a missing capability)
+    └── UpstreamError
+        ├── UpstreamUnavailable   502  upstream_unavailable      next candidate
+        ├── UpstreamTimeout       504  upstream_timeout          next candidate
+        ├── UpstreamRateLimited   429  upstream_rate_limited     next candidate
+        ├── UpstreamUnauthorized  502  upstream_unauthorized     next candidate
+        ├── UpstreamRejected      theirs, passed through
+        ├── StreamInterrupted     in-stream, after the commit point
+        └── AllCandidatesFailed   the most telling attempt's status
+
+A class says whether the next candidate may answer instead (`retryable`); the default is no.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = [
+    "AllCandidatesFailed",
+    "BudgetExceeded",
+    "ContextLengthExceeded",
+    "EngineRestarted",
+    "Forbidden",
+    "InternalError",
+    "InvalidRequest",
+    "MethodNotAllowed",
+    "ModelNotFound",
+    "NoCandidate",
+    "NotFound",
+    "Overloaded",
+    "PayloadTooLarge",
+    "RateLimited",
+    "ServiceError",
+    "StreamInterrupted",
+    "Unauthenticated",
+    "UnsupportedMediaType",
+    "UpstreamError",
+    "UpstreamRateLimited",
+    "UpstreamRejected",
+    "UpstreamTimeout",
+    "UpstreamUnauthorized",
+    "UpstreamUnavailable",
+    "error_body",
+]
+
+
+def error_body(message: str, type_: str, code: str | None, param: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error object; all four keys are always present."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
+
+
+class ServiceError(Exception):
+    """Base of every error a caller may see.
+
+    Args:
+        message: What went wrong and, where there is one, what to do; shown to the caller.
+        param: The request field at fault, dotted (`messages.0.role`).
+        retry_after: Seconds after which a retry makes sense; becomes the `Retry-After` header.
+    """
+
+    status: int = 500
+    type: str = "server_error"
+    code: str | None = "internal_error"
+    retryable: ClassVar[bool] = False
+    """Whether the next candidate of a decision may answer instead."""
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """Return the OpenAI error object of this error."""
+        return error_body(self.message, self.type, self.code, self.param)
+
+    def json(self) -> bytes:
+        """Return `body()` as compact UTF-8 JSON."""
+        return json.dumps(self.body(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with this error."""
+        if self.retry_after is None:
+            return {}
+        return {"retry-after": str(max(1, round(self.retry_after)))}
+
+
+class InvalidRequest(ServiceError):
+    """The request cannot be served as written; `param` names the field."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """The prompt does not fit the model; only a larger context can answer."""
+
+    code = "context_length_exceeded"
+
+
+class Unauthenticated(InvalidRequest):
+    """No key, or one that is not valid."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class Forbidden(InvalidRequest):
+    """A valid key that may not use this model or route."""
+
+    status = 403
+    code = "model_not_allowed"
+
+
+class NotFound(InvalidRequest):
+    """No such route or object."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """No model, alias or policy of that name."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class PayloadTooLarge(InvalidRequest):
+    """The request body exceeds the configured limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(InvalidRequest):
+    """The request body has a content type or encoding that cannot be read."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class RateLimited(ServiceError):
+    """The caller's own rate limit; carries `Retry-After`."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class BudgetExceeded(ServiceError):
+    """The caller's own budget is spent."""
+
+    status = 429
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+
+class InternalError(ServiceError):
+    """A fault of ours; shown with the request id and no detail."""
+
+
+class Overloaded(ServiceError):
+    """A bounded queue is full; carries `Retry-After`."""
+
+    status = 503
+    code = "overloaded"
+
+
+class EngineRestarted(ServiceError):
+    """The agent's engine died or stalled while it generated this answer."""
+
+    status = 503
+    code = "engine_restarted"
+
+
+class NoCandidate(ServiceError):
+    """No deployment may serve the request; the message lists the rejections."""
+
+    status = 503
+    code = "no_candidate"
+
+    def __init__(self, message: str, *, missing_capability: bool = False) -> None:
+        super().__init__(message)
+        if missing_capability:
+            self.status = 400
+            self.type = "invalid_request_error"
+
+
+class UpstreamError(ServiceError):
+    """Base of everything that goes wrong at or towards a backend."""
+
+    status = 502
+    code: str | None = "upstream_unavailable"
+
+
+class UpstreamUnavailable(UpstreamError):
+    """Refused, reset, closed early, 5xx, or a reply that is not one."""
+
+    retryable = True
+
+
+class UpstreamTimeout(UpstreamError):
+    """A connect, first-token, idle or total limit has passed."""
+
+    status = 504
+    code = "upstream_timeout"
+    retryable = True
+
+
+class UpstreamRateLimited(UpstreamError):
+    """The backend's 429; `retry_after` holds what it asked for."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "upstream_rate_limited"
+    retryable = True
+
+
+class UpstreamUnauthorized(UpstreamError):
+    """The backend refuses *our* key; never shown to the caller as a 401."""
+
+    code = "upstream_unauthorized"
+    retryable = True
+
+
+class UpstreamRejected(UpstreamError):
+    """The backend's 4xx about the caller's request, passed through.
+
+    Args:
+        status: The backend's status.
+        error: The backend's `error` object, or as much of it as could be read.
+    """
+
+    def __init__(self, status: int, error: Mapping[str, Any]) -> None:
+        super().__init__(str(error.get("message") or f"The backend rejected the request ({status})."))
+        self.status = status
+        self.type = str(error.get("type") or "invalid_request_error")
+        code = error.get("code")
+        self.code = None if code is None else str(code)
+        param = error.get("param")
+        self.param = None if param is None else str(param)
+
+
+class StreamInterrupted(UpstreamError):
+    """The backend failed after output had reached the client."""
+
+    code = "stream_interrupted"
+
+
+class AllCandidatesFailed(UpstreamError):
+    """Every attempt failed; looks like the most telling one.
+
+    Args:
+        failures: The attempts' errors in order, at least one.
+    """
+
+    code = "all_candidates_failed"
+
+    def __init__(self, failures: list[ServiceError]) -> None:
+        telling = max(failures, key=_telling)
+        tries = "1 attempt" if len(failures) == 1 else f"{len(failures)} attempts"
+        super().__init__(f"No backend could answer ({tries}). {telling.message}", retry_after=telling.retry_after)
+        self.failures = failures
+        self.status = telling.status
+        self.type = telling.type
+
+
+def _telling(error: ServiceError) -> int:
+    """Rank how much an error tells the caller: what it can act on, first."""
+    order: tuple[type[ServiceError], ...] = (UpstreamUnauthorized, UpstreamUnavailable, UpstreamTimeout)
+    for rank, kind in enumerate(order):
+        if isinstance(error, kind):
+            return rank
+    return len(order)
