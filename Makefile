@@ -1,0 +1,74 @@
+# Every target works on a fresh clone: `setup` makes or refreshes .venv first and
+# takes a fraction of a second when nothing has changed. `just` has the same targets.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+
+# Commands that start services see .env; variables already set in the shell win.
+# Tests never read it, so their result does not depend on who runs them.
+WITH_ENV = $(if $(wildcard .env),$(PYTHON) -m dotenv -f .env run --no-override --)
+
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Create or refresh .venv (all other targets do this by themselves)
+	@scripts/setup.sh
+
+.PHONY: dev
+dev: setup ## Start router + local_agent (no Docker); Ctrl-C stops all of it
+	@exec $(WITH_ENV) $(PYTHON) -m scripts.dev
+
+.PHONY: docker-dev
+docker-dev: ## Build & run all services via Docker Compose
+	@scripts/docker_dev.sh
+
+.PHONY: k3s-up
+k3s-up: ## Spin up single-node k3s and deploy llm-d (not built yet)
+	@echo "make k3s-up is not built yet: the Helm chart for llm-d comes with a later issue." >&2; exit 1
+
+.PHONY: k3s-down
+k3s-down: ## Remove what k3s-up made (not built yet)
+	@echo "make k3s-down is not built yet: it comes with make k3s-up in a later issue." >&2; exit 1
+
+.PHONY: test
+test: setup ## Run all tests with coverage, in parallel
+	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report term $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: setup ## Run ruff, mypy (strict), black (check mode) and import-linter
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m black --check .
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(PYTHON) -m mypy
+
+.PHONY: format
+format: setup ## Rewrite the code in the house style (ruff --fix, black)
+	@$(PYTHON) -m ruff check --fix .
+	@$(PYTHON) -m black --quiet .
+
+.PHONY: docs
+docs: setup ## Build the documentation site into site/ (strict)
+	@$(PYTHON) -m scripts.reference --check
+	@$(PYTHON) -m mkdocs build --strict
+	@echo "built: site/index.html"
+
+.PHONY: reference
+reference: setup ## Regenerate the reference pages that come from the code
+	@$(PYTHON) -m scripts.reference
+
+.PHONY: bench
+bench: ## Measure the router against its peers (not built yet)
+	@echo "make bench is not built yet: the benchmark comes with a later issue." >&2; exit 1
+
+.PHONY: clean
+clean: ## Remove caches and build outputs; keeps .venv, data/ and .env
+	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

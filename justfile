@@ -1,0 +1,54 @@
+# The same targets as the Makefile, for those who prefer `just`; each one hands over to make,
+# so that what a target does is written once.
+
+# Show this list
+help:
+    @just --list --unsorted
+
+# Create or refresh .venv (all other targets do this by themselves)
+setup:
+    @make setup
+
+# Start router + local_agent (no Docker); Ctrl-C stops all of it
+dev:
+    @exec make dev
+
+# Build & run all services via Docker Compose
+docker-dev:
+    @make docker-dev
+
+# Spin up single-node k3s and deploy llm-d (not built yet)
+k3s-up:
+    @make k3s-up
+
+# Remove what k3s-up made (not built yet)
+k3s-down:
+    @make k3s-down
+
+# Run all tests with coverage, in parallel
+test:
+    @make test
+
+# Run ruff, mypy (strict), black (check mode) and import-linter
+lint:
+    @make lint
+
+# Rewrite the code in the house style (ruff --fix, black)
+format:
+    @make format
+
+# Build the documentation site into site/ (strict)
+docs:
+    @make docs
+
+# Regenerate the reference pages that come from the code
+reference:
+    @make reference
+
+# Measure the router against its peers (not built yet)
+bench:
+    @make bench
+
+# Remove caches and build outputs; keeps .venv, data/ and .env
+clean:
+    @make clean

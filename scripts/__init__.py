@@ -1,0 +1,1 @@
+"""Automation: what stands behind the make targets."""
