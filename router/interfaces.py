@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from router.types import (
     Candidate,
@@ -16,7 +16,7 @@ from router.types import (
     Outcome,
 )
 
-__all__ = ["BackendAdapter", "Cache", "Filter", "Health", "Scorer", "Secrets", "StateStore", "UsageSink"]
+__all__ = ["BackendAdapter", "Filter", "Health", "Scorer", "Secrets", "StateStore", "UsageSink"]
 
 Health = Mapping[str, DeploymentHealth]
 """Deployment id to its health; a deployment that is not in it has never been tried."""
@@ -46,26 +46,11 @@ class BackendAdapter(Protocol):
         ...
 
 
-class Filter(Protocol):
-    """Decides whether a deployment can and may serve a request; pure."""
+Filter = Callable[[Features, Model, Deployment, DeploymentHealth], str | None]
+"""Pure: None keeps the deployment, a string is the reason against it."""
 
-    name: str
-
-    def __call__(
-        self, features: Features, model: Model, deployment: Deployment, health: DeploymentHealth
-    ) -> str | None:
-        """Return None to keep the deployment, else the reason against it."""
-        ...
-
-
-class Scorer(Protocol):
-    """Rates a candidate from 0 (worst) to 1 (best); pure."""
-
-    name: str
-
-    def __call__(self, features: Features, candidates: list[Candidate], health: Health) -> list[float]:
-        """Return one score in [0, 1] for each candidate, in their order."""
-        ...
+Scorer = Callable[[Features, Sequence[Candidate], Health], list[float]]
+"""Pure: one score in [0, 1] for each candidate, in their order."""
 
 
 class StateStore(Protocol):
@@ -79,25 +64,13 @@ class StateStore(Protocol):
         """Return the value, or None where there is none or the store is away."""
         ...
 
-    async def put(self, key: str, value: bytes, ttl: float) -> None:
+    def put(self, key: str, value: bytes, ttl: float) -> Coroutine[Any, Any, None]:
         """Keep a value for `ttl` seconds."""
         ...
 
     @property
     def available(self) -> bool:
         """Whether the store answered last time."""
-        ...
-
-
-class Cache(Protocol):
-    """Answers kept for identical requests."""
-
-    async def get(self, request: InferenceRequest) -> list[Event] | None:
-        """Return the answer's events in the form the request wants (stream or not), or None."""
-        ...
-
-    async def put(self, request: InferenceRequest, events: list[Event]) -> None:
-        """Keep a complete answer."""
         ...
 
 

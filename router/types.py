@@ -201,7 +201,7 @@ class Wishes:
 class InferenceRequest:
     """One request, parsed once. `body` holds the client's own bytes.
 
-    `fields` is the top level of the body: name to raw JSON value, in the order sent.
+    `spans` maps each top-level field of the body to the position of its JSON value in `body`.
     """
 
     id: str
@@ -209,7 +209,7 @@ class InferenceRequest:
     model: str
     stream: bool
     body: bytes
-    fields: Mapping[str, bytes]
+    spans: Mapping[str, tuple[int, int]]
     caller: Caller
     wishes: Wishes = Wishes()
     headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
@@ -219,8 +219,18 @@ class InferenceRequest:
     deterministic: bool = False
     """Temperature 0 and a single choice: the same request has the same answer."""
     max_tokens: int | None = None
+    choices: int = 1
+    text_bytes: int = 0
+    """Length of the prompt's text as written, without images and other attachments."""
+    attachments: int = 0
+    """Images, audio and files in the prompt."""
     needs: frozenset[str] = frozenset({"chat"})
     """Capabilities without which a deployment cannot serve this request."""
+
+    def raw(self, name: str) -> bytes | None:
+        """Return the JSON value of a top-level field as sent, or None where it is absent."""
+        span = self.spans.get(name)
+        return None if span is None else self.body[span[0] : span[1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +244,7 @@ class Features:
     """A lower bound: no known tokenizer gets below it on ordinary text."""
     max_tokens: int | None
     stream: bool
+    choices: int = 1
     privacy: Privacy = "any"
     max_cost_usd: Decimal | None = None
     first_token_ms: int | None = None

@@ -1,0 +1,126 @@
+"""The exact cache: the same request by the same key has the same answer for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from router.interfaces import StateStore
+from router.types import Chunk, Completion, Event, InferenceRequest
+from router.wire.transcript import chunks_of, join_chunks
+from shared.sse import SSEReader
+
+__all__ = ["CachedAnswer", "ExactCache"]
+
+_IGNORED = ("stream", "stream_options", "router")
+"""Fields that change how an answer is delivered, not what it says."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedAnswer:
+    """An answer in the form that a request wants, and who gave it."""
+
+    events: list[Event]
+    model: str
+    backend: str
+
+
+class _Entry(msgspec.Struct):
+    model: str
+    backend: str
+    completion: msgspec.Raw
+
+
+_ENTRY = msgspec.json.Decoder(_Entry)
+
+
+class ExactCache:
+    """Keeps whole answers in a `StateStore`; one entry serves streams and others alike.
+
+    Args:
+        store: Where the entries live.
+        ttl: Seconds an entry lives.
+        max_bytes: The largest answer kept.
+    """
+
+    def __init__(self, store: StateStore, ttl: float, max_bytes: int = 1024 * 1024) -> None:
+        self._store = store
+        self._ttl = ttl
+        self.max_bytes = max_bytes
+        self._pending: dict[str, asyncio.Task[None]] = {}
+
+    def eligible(self, request: InferenceRequest) -> bool:
+        """Return whether the request may be answered from the cache and its answer kept."""
+        wish = request.wishes.cache
+        if wish == "off" or self._ttl <= 0 or not self._store.available:
+            return False
+        return request.deterministic or wish in ("on", "refresh")
+
+    async def get(self, request: InferenceRequest, scope: str) -> CachedAnswer | None:
+        """Return the kept answer, or None.
+
+        Args:
+            request: An eligible request.
+            scope: What besides the request decides on the answer (the policy in force).
+        """
+        if request.wishes.cache == "refresh":
+            return None
+        key = self._key(request, scope)
+        if (writing := self._pending.get(key)) is not None:
+            await asyncio.wait((writing,))
+        value = await self._store.get(key)
+        if value is None:
+            return None
+        try:
+            entry = _ENTRY.decode(value)
+        except msgspec.DecodeError:
+            return None
+        return CachedAnswer(self._events(bytes(entry.completion), request), entry.model, entry.backend)
+
+    def _events(self, completion: bytes, request: InferenceRequest) -> list[Event]:
+        if not request.stream:
+            return [Completion(completion)]
+        return [Chunk(raw, output=True) for raw in chunks_of(completion, request.usage_asked)]
+
+    def put(self, request: InferenceRequest, scope: str, answer: CachedAnswer) -> None:
+        """Keep a finished answer, off the request's path; a `get` that follows waits for it.
+
+        An answer that cannot serve both forms without loss is not kept.
+        """
+        completion = self._completion(answer.events)
+        if completion is None or len(completion) > self.max_bytes:
+            return
+        key = self._key(request, scope)
+        value = msgspec.json.encode(_Entry(answer.model, answer.backend, msgspec.Raw(completion)))
+        task = asyncio.get_running_loop().create_task(self._store.put(key, value, self._ttl))
+        self._pending[key] = task
+        task.add_done_callback(lambda done: self._forget(key, done))
+
+    def _forget(self, key: str, task: asyncio.Task[None]) -> None:
+        if self._pending.get(key) is task:
+            del self._pending[key]
+
+    async def drain(self) -> None:
+        """Wait until everything that was put is kept."""
+        if self._pending:
+            await asyncio.wait(set(self._pending.values()))
+
+    def _completion(self, events: list[Event]) -> bytes | None:
+        if len(events) == 1 and isinstance(events[0], Completion):
+            return events[0].body if events[0].finish_reason else None
+        reader = SSEReader()
+        raw = b"".join(event.raw for event in events if isinstance(event, Chunk))
+        data = [event.data for event in reader.feed(raw) if event.data is not None]
+        if not data or data[-1] != b"[DONE]":
+            return None
+        usage = next((event.usage for event in reversed(events) if event.usage is not None), None)
+        return join_chunks(data[:-1], usage)
+
+    def _key(self, request: InferenceRequest, scope: str) -> str:
+        fields = {name: msgspec.Raw(request.raw(name) or b"") for name in request.spans if name not in _IGNORED}
+        meaning = msgspec.json.decode(msgspec.json.encode(fields))
+        identity = [request.caller.id, request.endpoint, scope, request.wishes.privacy, meaning]
+        return "cache:" + hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()

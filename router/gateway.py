@@ -1,0 +1,233 @@
+"""Gateway.handle(): one request, one line: admit, cache, decide, dispatch, observe, settle."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from router.accounting import Ledger, Meter
+from router.admission import permit
+from router.cache.exact import CachedAnswer, ExactCache
+from router.dispatch import Committed, Dispatcher
+from router.health import HealthBoard
+from router.registry.catalog import Catalog
+from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
+from router.routing.features import extract_features
+from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
+from shared.errors import InvalidRequest, ModelNotFound, ServiceError
+
+__all__ = ["Answer", "CatalogReader", "Gateway"]
+
+
+class CatalogReader(Protocol):
+    """Where the current snapshot of the registry is read."""
+
+    @property
+    def current(self) -> Catalog:
+        """The snapshot in force."""
+        ...
+
+    async def refresh(self) -> None:
+        """Read the registry again now, if it has changed."""
+        ...
+
+
+class Answer:
+    """An answer past its commit point.
+
+    `close()` must be called whatever happens; it ends the exchange and settles the account.
+    """
+
+    def __init__(self, gateway: Gateway, meter: Meter, source: Committed | CachedAnswer, keep: int) -> None:
+        self.meter = meter
+        self._gateway = gateway
+        self._source = source
+        self._room = keep
+        self._kept: list[Event] = []
+
+    @property
+    def model(self) -> str:
+        """The id of the model that answers."""
+        return self._source.model if isinstance(self._source, CachedAnswer) else self._source.candidate.model.id
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that answers."""
+        if isinstance(self._source, CachedAnswer):
+            return self._source.backend
+        return self._source.candidate.deployment.backend.name
+
+    @property
+    def completion(self) -> Completion | None:
+        """The whole answer, where the request did not ask for a stream."""
+        first = (self._source.events if isinstance(self._source, CachedAnswer) else self._source.head)[0]
+        return first if isinstance(first, Completion) else None
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield the answer's events.
+
+        Raises:
+            StreamInterrupted: The backend failed in the middle.
+        """
+        meter = self.meter
+        try:
+            if isinstance(self._source, CachedAnswer):
+                for event in self._source.events:
+                    meter.observe(event)
+                    yield event
+                return
+            async for event in self._source.events():
+                meter.observe(event)
+                self._keep(event)
+                if meter.complete and self._kept:
+                    self._gateway.remember(meter, CachedAnswer(self._kept, self.model, self.backend))
+                    self._kept, self._room = [], 0
+                yield event
+        except ServiceError as error:
+            meter.error = error.code
+            raise
+
+    def _keep(self, event: Event) -> None:
+        """Collect what the cache may keep, within its bound."""
+        if self._room <= 0:
+            return
+        self._room -= len(event.body if isinstance(event, Completion) else event.raw)
+        if self._room > 0:
+            self._kept.append(event)
+        else:
+            self._kept = []
+
+    async def close(self) -> Outcome | None:
+        """End the exchange and settle; the first call returns the outcome, a later one None."""
+        if not self.meter.complete and self.meter.error is None:
+            self.meter.error, self.meter.status = "client_disconnected", 499
+        try:
+            if isinstance(self._source, Committed):
+                await self._source.close()
+        finally:
+            outcome = self._gateway.settle(self.meter)
+        return outcome
+
+
+class Gateway:
+    """The request path; every room behind it is given.
+
+    Args:
+        catalog: Where the registry's snapshot is read.
+        health: What is known of the deployments.
+        dispatcher: Sends a request along a decision.
+        ledger: Settles outcomes.
+        cache: Answers identical requests.
+    """
+
+    def __init__(
+        self,
+        catalog: CatalogReader,
+        health: HealthBoard,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        cache: ExactCache,
+    ) -> None:
+        self._catalog = catalog
+        self._health = health
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._cache = cache
+
+    async def handle(self, request: InferenceRequest, started: float) -> Answer:
+        """Return the answer once it is committed to.
+
+        Args:
+            request: The request.
+            started: When it came in (`time.perf_counter` seconds).
+
+        Raises:
+            ServiceError: Nobody could or may answer; the account is settled.
+        """
+        meter = self._ledger.open(request, started)
+        try:
+            return await self._answer(request, meter)
+        except BaseException as error:
+            if isinstance(error, ServiceError):
+                meter.status, meter.error = error.status, error.code
+            elif isinstance(error, Exception):
+                meter.status, meter.error = 500, "internal_error"
+            else:
+                meter.status, meter.error = 499, "client_disconnected"
+            self._ledger.settle(meter)
+            raise
+
+    async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:
+        catalog, models, policy = await self._resolve(request)
+        cacheable = self._cache.eligible(request)
+        if cacheable:
+            meter.cache = "miss"
+            kept = await self._cache.get(request, policy.name if policy else "")
+            if kept is not None:
+                meter.cache = "hit"
+                meter.trail.first_sent = time.perf_counter()
+                return Answer(self, meter, kept, 0)
+        decision = meter.decision = self._decide(request, catalog, models, policy)
+        if not decision.ranking:
+            raise no_candidate(decision)
+        committed = await self._dispatcher.send(request, decision, meter.trail)
+        return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
+
+    async def _resolve(self, request: InferenceRequest) -> tuple[Catalog, tuple[Model, ...], Policy | None]:
+        """Return the snapshot to use, the models that may answer, and the policy in force.
+
+        A name that the snapshot does not know may be news: the registry is asked once.
+
+        Raises:
+            ModelNotFound: Nothing has the name that was asked for.
+            Forbidden: The caller may not use it.
+            InvalidRequest: The policy that was wished for does not exist.
+        """
+        catalog = self._catalog.current
+        found = catalog.resolve(request.model)
+        if found is None:
+            await self._catalog.refresh()
+            catalog = self._catalog.current
+            found = catalog.resolve(request.model)
+        permit(request.caller, request.model)
+        if found is None:
+            raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
+        wished = request.wishes.policy
+        policy = found if isinstance(found, Policy) else None
+        if wished is not None:
+            policy = catalog.policies.get(wished)
+            if policy is None:
+                raise InvalidRequest(f"The policy {wished!r} does not exist.", param="x-router-policy")
+            permit(request.caller, wished)
+        if isinstance(found, Model):
+            return catalog, (found,), policy
+        return catalog, catalog.members(policy or found), policy
+
+    def _decide(
+        self, request: InferenceRequest, catalog: Catalog, models: tuple[Model, ...], policy: Policy | None
+    ) -> Decision:
+        names = dict.fromkeys(name for model in models for name in model.fallbacks)
+        fallbacks = [catalog.models[name] for name in names if name in catalog.models]
+        return decide(
+            id=f"dec_{secrets.token_hex(12)}",
+            asked=request.model,
+            policy=policy.name if policy else None,
+            models=models,
+            fallbacks=fallbacks if request.wishes.fallback else (),
+            features=extract_features(request, policy.constraints if policy else Constraints()),
+            health=self._health.snapshot(),
+            weights=(policy.weights if policy else None) or DEFAULT_WEIGHTS,
+            seed=secrets.randbits(32),
+            catalog_version=catalog.version,
+        )
+
+    def remember(self, meter: Meter, answer: CachedAnswer) -> None:
+        """Keep a finished answer for later requests."""
+        policy = meter.decision.policy if meter.decision else None
+        self._cache.put(meter.request, policy or "", answer)
+
+    def settle(self, meter: Meter) -> Outcome | None:
+        """Account for a request; only the first call does anything."""
+        return self._ledger.settle(meter)

@@ -1,0 +1,125 @@
+"""decide(): filters, then scorers, then a ranking; pure and the same for the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from router.interfaces import Health
+from router.routing.estimates import estimate_cost
+from router.routing.filters import FILTERS
+from router.routing.scorers import SCORERS
+from router.types import Candidate, Decision, DeploymentHealth, Features, Model, Rejection
+from shared.errors import ContextLengthExceeded, NoCandidate, ServiceError
+
+__all__ = ["DEFAULT_WEIGHTS", "decide", "no_candidate"]
+
+DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType({"quality": 0.5, "cost": 0.3, "latency": 0.2, "affinity": 0.1})
+_UNTRIED = DeploymentHealth()
+_STEP = 0.02
+"""Scores closer than this count as equal, and weights and chance balance between them."""
+
+
+def decide(
+    *,
+    id: str,  # noqa: A002 - the decision's own name for it
+    asked: str,
+    policy: str | None,
+    models: Sequence[Model],
+    fallbacks: Sequence[Model],
+    features: Features,
+    health: Health,
+    weights: Mapping[str, float],
+    seed: int,
+    catalog_version: int,
+) -> Decision:
+    """Return who may answer, in order, and who may not and why.
+
+    The order is: models before their fallbacks (in the order given), lower `priority` first,
+    higher score first; equals are shuffled by weight under `seed` (Efraimidis and Spirakis,
+    2006), so the result depends on no order of the inputs but that of the fallbacks.
+
+    Args:
+        id: The decision's id.
+        asked: The model or policy that the caller named.
+        policy: The policy in force, if any.
+        models: The models that may answer.
+        fallbacks: Models to try after them.
+        features: What is known of the request.
+        health: What is known of the deployments.
+        weights: What each scorer counts; a scorer that is not named counts nothing.
+        seed: Makes chance repeatable.
+        catalog_version: The registry snapshot that `models` come from.
+    """
+    ranking: list[Candidate] = []
+    rejections: list[Rejection] = []
+    seen: set[str] = set()
+    for group in (models, *([model] for model in fallbacks)):
+        candidates: list[Candidate] = []
+        for model in group:
+            for deployment in model.deployments:
+                if deployment.id in seen:
+                    continue
+                seen.add(deployment.id)
+                state = health.get(deployment.id, _UNTRIED)
+                for name, reject in FILTERS:
+                    if reason := reject(features, model, deployment, state):
+                        rejections.append(Rejection(deployment.id, name, reason))
+                        break
+                else:
+                    cost = estimate_cost(features, deployment)
+                    candidates.append(Candidate(model, deployment, estimated_cost_usd=cost))
+        ranking += _rank(_score(candidates, features, health, weights), seed)
+    rejections.sort(key=lambda rejection: rejection.deployment)
+    return Decision(id, asked, policy, tuple(ranking), tuple(rejections), features, seed, catalog_version)
+
+
+def _score(
+    candidates: list[Candidate], features: Features, health: Health, weights: Mapping[str, float]
+) -> list[Candidate]:
+    """Return the candidates with their scores: the mean of the scorers, weighted."""
+    counted = {name: weight for name, weight in weights.items() if weight > 0 and name in SCORERS}
+    total = sum(counted.values()) or 1.0
+    columns = {name: SCORERS[name](features, candidates, health) for name in counted}
+    scored = []
+    for row, candidate in enumerate(candidates):
+        scores = {name: column[row] for name, column in columns.items()}
+        score = math.fsum(counted[name] * value for name, value in scores.items()) / total
+        scored.append(
+            Candidate(
+                candidate.model,
+                candidate.deployment,
+                score,
+                MappingProxyType(scores),
+                candidate.estimated_cost_usd,
+            )
+        )
+    return scored
+
+
+def _rank(candidates: list[Candidate], seed: int) -> list[Candidate]:
+    return sorted(
+        candidates,
+        key=lambda c: (c.deployment.priority, -round(c.score / _STEP), -_lot(seed, c), c.deployment.id),
+    )
+
+
+def _lot(seed: int, candidate: Candidate) -> float:
+    """Return u ** (1 / weight) with u drawn from the seed and the deployment's id."""
+    digest = hashlib.blake2b(f"{seed}\0{candidate.deployment.id}".encode(), digest_size=8).digest()
+    u = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
+    return math.pow(u, 1.0 / max(candidate.deployment.weight, 1e-9))
+
+
+def no_candidate(decision: Decision) -> ServiceError:
+    """Return the error for a decision without candidates; it lists every rejection."""
+    kinds = {rejection.filter for rejection in decision.rejections}
+    reasons = "; ".join(f"{r.deployment}: {r.reason}" for r in decision.rejections[:10])
+    if kinds == {"context"}:
+        return ContextLengthExceeded(f"The prompt is too long for {decision.asked!r}: {reasons}.", param="messages")
+    if not decision.rejections:
+        return NoCandidate(f"No deployment serves {decision.asked!r}.")
+    missing = kinds <= {"capability", "context"}
+    return NoCandidate(f"No deployment can serve {decision.asked!r}: {reasons}.", missing_capability=missing)

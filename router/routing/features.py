@@ -1,0 +1,44 @@
+"""What routing may look at, taken from a request once."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from router.types import Constraints, Features, InferenceRequest, Privacy
+
+__all__ = ["extract_features"]
+
+BYTES_PER_TOKEN = 4
+"""English and code come to about four bytes a token in the tokenizers in use."""
+MOST_BYTES_PER_TOKEN = 16
+"""Ordinary text does not get above this, so `bytes / 16` is a safe lower bound."""
+TOKENS_PER_ATTACHMENT = 1000
+_STRICTNESS: dict[Privacy, int] = {"any": 0, "cluster": 1, "local": 2}
+
+
+def extract_features(request: InferenceRequest, constraints: Constraints) -> Features:
+    """Return the features; a wish tightens a policy's constraint and never loosens it."""
+    wishes = request.wishes
+    prompt = request.text_bytes // BYTES_PER_TOKEN + request.attachments * TOKENS_PER_ATTACHMENT + 1
+    return Features(
+        needs=request.needs,
+        prompt_tokens=prompt,
+        prompt_tokens_least=request.text_bytes // MOST_BYTES_PER_TOKEN,
+        max_tokens=request.max_tokens,
+        stream=request.stream,
+        choices=request.choices,
+        privacy=max(wishes.privacy, constraints.privacy, key=lambda level: _STRICTNESS[level]),
+        max_cost_usd=_least(wishes.max_cost_usd, constraints.max_cost_usd),
+        first_token_ms=_least_int(wishes.first_token_ms, constraints.first_token_ms),
+        session=wishes.session,
+    )
+
+
+def _least(a: Decimal | None, b: Decimal | None) -> Decimal | None:
+    known = [value for value in (a, b) if value is not None]
+    return min(known) if known else None
+
+
+def _least_int(a: int | None, b: int | None) -> int | None:
+    known = [value for value in (a, b) if value is not None]
+    return min(known) if known else None

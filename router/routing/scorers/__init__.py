@@ -1,0 +1,18 @@
+"""Scorers, one file each; a policy weighs them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from router.interfaces import Scorer
+from router.routing.scorers.affinity import score_affinity
+from router.routing.scorers.cost import score_cost
+from router.routing.scorers.latency import score_latency
+from router.routing.scorers.quality import score_quality
+
+__all__ = ["SCORERS"]
+
+SCORERS: Mapping[str, Scorer] = MappingProxyType(
+    {"quality": score_quality, "cost": score_cost, "latency": score_latency, "affinity": score_affinity}
+)

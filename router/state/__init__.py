@@ -1,0 +1,1 @@
+"""State that routers share, behind the `StateStore` Protocol."""

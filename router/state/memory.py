@@ -1,0 +1,56 @@
+"""State within this process: for tests, and where no Redis is wanted."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+__all__ = ["MemoryStore"]
+
+
+class MemoryStore:
+    """A bounded `StateStore`; the least recently used entry goes first.
+
+    Args:
+        max_bytes: Bound of all values together.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, max_bytes: int = 64 * 1024 * 1024, clock: Callable[[], float] = time.monotonic) -> None:
+        self._entries: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._clock = clock
+
+    @property
+    def available(self) -> bool:
+        """Always True."""
+        return True
+
+    async def get(self, key: str) -> bytes | None:
+        """Return the value, or None where there is none or its time is over."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        expires, value = entry
+        if expires <= self._clock():
+            self._drop(key)
+            return None
+        self._entries.move_to_end(key)
+        return value
+
+    async def put(self, key: str, value: bytes, ttl: float) -> None:
+        """Keep a value for `ttl` seconds; one larger than the bound is not kept."""
+        self._drop(key)
+        if len(value) > self._max_bytes:
+            return
+        self._entries[key] = (self._clock() + ttl, value)
+        self._bytes += len(value)
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= len(entry[1])

@@ -1,0 +1,180 @@
+"""An OpenAI chat request: bytes in, the fields that routing needs out, the rest untouched."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+from router.types import Caller, InferenceRequest
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice
+from router.wire.wishes import parse_wishes
+from shared.errors import InvalidRequest
+
+__all__ = ["forwarded_body", "parse_chat"]
+
+_NO_ARRAY = (b"null", b"[]")
+_NO_OBJECT = (b"null", b"{}", b'{"type":"text"}')
+_ATTACHMENTS = {
+    "image_url": "vision",
+    "image": "vision",
+    "input_image": "vision",
+    "input_audio": "audio",
+    "audio": "audio",
+    "file": "files",
+}
+
+
+class _Message(msgspec.Struct):
+    role: str
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Chat(msgspec.Struct):
+    model: Annotated[str, msgspec.Meta(min_length=1)]
+    messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    n: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    tools: list[msgspec.Raw] | None = None
+    functions: list[msgspec.Raw] | None = None
+    response_format: dict[str, msgspec.Raw] | None = None
+    router: dict[str, Any] | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str
+    text: msgspec.Raw = msgspec.Raw(b"")
+
+
+_CHAT = msgspec.json.Decoder(_Chat)
+_PARTS = msgspec.json.Decoder(list[_Part])
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+
+
+def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[str, str]) -> InferenceRequest:
+    """Return the request that `body` and the client's headers make.
+
+    Raises:
+        InvalidRequest: The body is not JSON, not UTF-8, or a field has a wrong type or value; the
+            error names the field.
+    """
+    try:
+        body.isascii() or body.decode()
+        fields = _CHAT.decode(body)
+        body, spans = index_fields(body)
+    except msgspec.ValidationError as error:
+        raise _invalid_field(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise InvalidRequest("The request body is nested too deeply.") from error
+    text_bytes, attachments, needs = _measure(fields.messages)
+    needs |= _needs(fields)
+    return InferenceRequest(
+        id=request_id,
+        endpoint="chat",
+        model=fields.model,
+        stream=bool(fields.stream),
+        body=body,
+        spans=spans,
+        caller=caller,
+        wishes=parse_wishes(headers, fields.router),
+        headers=headers,
+        usage_asked=fields.stream_options is not None and bool(fields.stream_options.include_usage),
+        deterministic=fields.temperature == 0 and fields.n in (None, 1),
+        max_tokens=fields.max_completion_tokens or fields.max_tokens,
+        choices=fields.n or 1,
+        text_bytes=text_bytes,
+        attachments=attachments,
+        needs=frozenset(needs),
+    )
+
+
+def _invalid_field(message: str) -> InvalidRequest:
+    path = _PATH.search(message)
+    missing = _MISSING.search(message)
+    param = path.group(1) if path else ""
+    text = message[: path.start()] if path else message
+    if missing:
+        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
+        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
+    if not param:
+        return InvalidRequest(f"The request body must be a JSON object. {text}.")
+    return InvalidRequest(f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.", param=param)
+
+
+def _measure(messages: list[_Message]) -> tuple[int, int, set[str]]:
+    """Return the bytes of text, the number of attachments, and what the attachments need."""
+    text = 0
+    attachments = 0
+    needs: set[str] = set()
+    for index, message in enumerate(messages):
+        content = bytes(message.content)
+        if content.startswith(b'"'):
+            text += len(content) - 2
+        elif content.startswith(b"["):
+            try:
+                parts = _PARTS.decode(content)
+            except msgspec.ValidationError as error:
+                inner = _invalid_field(str(error))
+                param = f"messages[{index}].content{inner.param or ''}"
+                raise InvalidRequest(f"Invalid value for '{param}': {error}.", param=param) from error
+            for part in parts:
+                text += max(0, len(memoryview(part.text)) - 2)
+                if part.type in _ATTACHMENTS:
+                    attachments += 1
+                    needs.add(_ATTACHMENTS[part.type])
+        elif content != b"null":
+            param = f"messages[{index}].content"
+            raise InvalidRequest(f"Invalid value for '{param}': expected a string or an array.", param=param)
+    return text, attachments, needs
+
+
+def _needs(fields: _Chat) -> set[str]:
+    needs = {"chat"}
+    if fields.tools or fields.functions:
+        needs.add("tools")
+    if fields.logprobs:
+        needs.add("logprobs")
+    if fields.response_format is not None:
+        kind = bytes(fields.response_format.get("type", msgspec.Raw(b'"text"')))
+        if kind != b'"text"':
+            needs.add("json_schema")
+    return needs
+
+
+def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
+    """Return the client's bytes with the backend's model name, without the `router` object.
+
+    A stream is asked for its usage, which accounting needs; the usage chunk is hidden from a
+    client that did not ask.
+    """
+    splices: list[Splice] = [(*request.spans["model"], msgspec.json.encode(upstream_model))]
+    if request.stream and not request.usage_asked:
+        options = request.raw("stream_options")
+        asked = dict(msgspec.json.decode(options) or {}) if options else {}
+        value = msgspec.json.encode({**asked, "include_usage": True})
+        if options is None:
+            splices.append(insert_field(request.spans, "stream_options", value))
+        else:
+            splices.append((*request.spans["stream_options"], value))
+    body = splice(request.body, splices)
+    if "router" in request.spans:
+        body, spans = index_fields(body)
+        body = splice(body, [remove_field(body, spans, "router")])
+    return body

@@ -1,0 +1,208 @@
+"""The agent's `/infer`: a chat request as its payload, its text as a chat answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from router.types import Chunk, Completion, InferenceRequest, Usage
+from router.wire.failures import error_event
+from shared.errors import UpstreamUnavailable
+from shared.sse import DONE, SSEEvent, encode_event
+
+__all__ = ["BYTES_PER_TOKEN", "InferStream", "infer_payload", "parse_infer"]
+
+BYTES_PER_TOKEN = 4
+"""What a token of text comes to, on average, where nobody counted."""
+
+_OPTIONAL = ("top_p", "top_k", "stop", "seed", "prefill")
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class _Reply(msgspec.Struct):
+    text: str | None = None
+    done: bool = False
+    finish_reason: str | None = None
+    model: str | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_REPLY = msgspec.json.Decoder(_Reply)
+
+
+def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messages: bool) -> bytes:
+    """Return the `/infer` payload for a chat request.
+
+    An agent that accepts messages gets them, and applies its model's own template; any other
+    gets the documented payload alone, with the conversation rendered into `prompt` in order.
+    """
+    messages = msgspec.json.decode(request.raw("messages") or b"[]")
+    temperature = request.raw("temperature")
+    payload: dict[str, Any] = {
+        "prompt": "" if accepts_messages else render_prompt(messages),
+        "max_tokens": request.max_tokens or 512,
+        "temperature": msgspec.json.decode(temperature) if temperature not in (None, b"null") else 0.7,
+        "stream": request.stream,
+    }
+    if accepts_messages:
+        del payload["prompt"]
+        payload["messages"] = messages
+        payload["model"] = upstream_model
+        for name in _OPTIONAL:
+            if (raw := request.raw(name)) not in (None, b"null"):
+                payload[name] = msgspec.Raw(raw or b"null")
+    return msgspec.json.encode(payload)
+
+
+def render_prompt(messages: list[Mapping[str, Any]]) -> str:
+    """Return a conversation as plain text; a single user message stays as it is."""
+    if len(messages) == 1 and messages[0].get("role") == "user":
+        return _text(messages[0].get("content"))
+    turns = [f"{str(turn.get('role', 'user')).capitalize()}: {_text(turn.get('content'))}" for turn in messages]
+    return "\n\n".join([*turns, "Assistant:"])
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
+    return "" if content is None else str(content)
+
+
+def _usage(reported: _Usage | None, request: InferenceRequest, text_bytes: int) -> Usage:
+    if reported is not None:
+        return Usage(reported.prompt_tokens, reported.completion_tokens)
+    return Usage(
+        prompt_tokens=math.ceil(request.text_bytes / BYTES_PER_TOKEN),
+        completion_tokens=math.ceil(text_bytes / BYTES_PER_TOKEN),
+        source="estimated",
+    )
+
+
+def _decode(data: bytes) -> _Reply:
+    try:
+        reply = _REPLY.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamUnavailable("The agent's answer is not valid.") from error
+    if reply.error is not None and bytes(reply.error) != b"null":
+        raise error_event(reply.error)
+    return reply
+
+
+def parse_infer(
+    body: bytes, request: InferenceRequest, model: str, reply_model: str | None, created: int
+) -> Completion:
+    """Return an agent's JSON answer as a chat completion.
+
+    Args:
+        body: The agent's answer; only `text` must be in it.
+        request: What was asked; its id becomes the completion's.
+        model: The deployment's model, said where the agent names none.
+        reply_model: What the answer says in `model`; None keeps the agent's own.
+        created: Unix seconds.
+
+    Raises:
+        UpstreamUnavailable: The answer holds no text.
+    """
+    reply = _decode(body)
+    if reply.text is None:
+        raise UpstreamUnavailable("The agent's answer holds no text.")
+    usage = _usage(reply.usage, request, len(reply.text.encode()))
+    finish = reply.finish_reason or "stop"
+    message = {"role": "assistant", "content": reply.text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    whole = {
+        "id": f"chatcmpl-{request.id}",
+        "object": "chat.completion",
+        "created": created,
+        "model": reply_model or reply.model or model,
+        "choices": [choice],
+        "usage": usage.openai(),
+    }
+    return Completion(msgspec.json.encode(whole), usage, finish)
+
+
+class InferStream:
+    """Turns the events of an agent's stream into chat completion chunks.
+
+    Args: as for `parse_infer`.
+    """
+
+    def __init__(self, request: InferenceRequest, model: str, reply_model: str | None, created: int) -> None:
+        self._request = request
+        self._fixed_model = reply_model
+        self._model = reply_model or model
+        self._created = created
+        self._text_bytes = 0
+        self._started = False
+        self._finished = False
+
+    def feed(self, event: SSEEvent) -> list[Chunk]:
+        """Return the chunks for one event.
+
+        Raises:
+            UpstreamUnavailable: The event is not valid, or says that the agent failed.
+        """
+        if event.data is None or self._finished:
+            return []
+        if event.data.strip() == b"[DONE]":
+            return self.close(clean=True)
+        reply = _decode(event.data)
+        if reply.model and self._fixed_model is None:
+            self._model = reply.model
+        chunks: list[Chunk] = [] if self._started else [self._chunk({"role": "assistant", "content": ""})]
+        self._started = True
+        if reply.text:
+            self._text_bytes += len(reply.text.encode())
+            chunks.append(self._chunk({"content": reply.text}, output=True))
+        if reply.done:
+            chunks += self._finish(reply)
+        return chunks
+
+    def close(self, *, clean: bool) -> list[Chunk]:
+        """Return the chunks that end the stream, at `[DONE]` (clean) or at the end of the bytes.
+
+        Raises:
+            UpstreamUnavailable: The bytes ended before the answer did.
+        """
+        if self._finished:
+            return []
+        if not clean:
+            raise UpstreamUnavailable("The agent closed the stream before its answer was complete.")
+        return self._finish(_Reply())
+
+    def _finish(self, reply: _Reply) -> list[Chunk]:
+        self._finished = True
+        usage = _usage(reply.usage, self._request, self._text_bytes)
+        chunks = [] if self._started else [self._chunk({"role": "assistant", "content": ""})]
+        self._started = True
+        chunks.append(self._chunk({}, finish=reply.finish_reason or "stop"))
+        if self._request.usage_asked:
+            whole = self._head([]) | {"usage": usage.openai()}
+            chunks.append(Chunk(encode_event(msgspec.json.encode(whole)), usage=usage))
+        else:
+            chunks.append(Chunk(b"", usage=usage))
+        return [*chunks, Chunk(DONE)]
+
+    def _head(self, choices: list[Any]) -> dict[str, Any]:
+        head: dict[str, Any] = {
+            "id": f"chatcmpl-{self._request.id}",
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            "choices": choices,
+        }
+        if self._request.usage_asked:
+            head["usage"] = None
+        return head
+
+    def _chunk(self, delta: dict[str, str], *, output: bool = False, finish: str | None = None) -> Chunk:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return Chunk(encode_event(msgspec.json.encode(self._head([choice]))), output, None, finish)

@@ -1,0 +1,144 @@
+"""OpenAI chat replies: looked at where accounting or a wish needs it, otherwise passed on as bytes."""
+
+from __future__ import annotations
+
+import msgspec
+
+from router.types import Chunk, Completion, Usage
+from router.wire.failures import error_event
+from router.wire.fields import index_fields, splice
+from shared.errors import UpstreamUnavailable
+from shared.sse import DONE, SSEEvent, encode_event
+
+__all__ = ["completion_event", "parse_completion", "with_model"]
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw | None = None
+    function_call: msgspec.Raw | None = None
+    refusal: msgspec.Raw | None = None
+    reasoning_content: msgspec.Raw | None = None
+    reasoning: msgspec.Raw | None = None
+    audio: msgspec.Raw | None = None
+
+
+class _ChunkChoice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_ChunkChoice] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_COMPLETION = msgspec.json.Decoder(_Completion)
+_NOTHING = (b"null", b'""', b"[]", b"{}")
+
+
+def _read_usage(usage: _Usage | None) -> Usage | None:
+    """Return the reported token counts, or None where nothing was reported."""
+    if usage is None:
+        return None
+    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens or 0,
+        cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
+        reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+    )
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """Return a JSON object with its top-level `model` replaced; other bytes stay."""
+    body, spans = index_fields(body)
+    if "model" not in spans:
+        return body
+    return splice(body, [(*spans["model"], msgspec.json.encode(model))])
+
+
+def parse_completion(body: bytes, reply_model: str | None) -> Completion:
+    """Return a whole answer, its bytes untouched but for `model` where `reply_model` is set.
+
+    Raises:
+        UpstreamUnavailable: The body is no chat completion.
+        ServiceError: The body is an error in disguise.
+    """
+    try:
+        parsed = _COMPLETION.decode(body)
+        if reply_model is not None:
+            body = with_model(body, reply_model)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
+    if not parsed.choices:
+        raise error_event(parsed.error)
+    return Completion(body, _read_usage(parsed.usage), parsed.choices[0].finish_reason)
+
+
+def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool) -> Chunk:
+    """Return the chunk for one event of a backend's stream; its `raw` is empty where the client gets nothing.
+
+    Raises:
+        UpstreamUnavailable: The event is no chat completion chunk, or is an error.
+        UpstreamRejected: The event is an error about the request itself.
+    """
+    data = event.data
+    if data is None:
+        return Chunk(event.raw)
+    if data.strip() == b"[DONE]":
+        return Chunk(DONE)
+    try:
+        parsed = _CHUNK.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
+    if parsed.error is not None and bytes(parsed.error) not in _NOTHING:
+        raise error_event(parsed.error)
+    usage = _read_usage(parsed.usage)
+    if usage is not None and not parsed.choices and not usage_asked:
+        return Chunk(b"", usage=usage)
+    raw = event.raw if reply_model is None else encode_event(with_model(data, reply_model))
+    choices = parsed.choices or ()
+    output = any(choice.delta is not None and _has_output(choice.delta) for choice in choices)
+    finish = next((choice.finish_reason for choice in choices if choice.finish_reason), None)
+    return Chunk(raw, output, usage, finish)
+
+
+def _has_output(delta: _Delta) -> bool:
+    values = (
+        delta.content,
+        delta.tool_calls,
+        delta.function_call,
+        delta.refusal,
+        delta.reasoning_content,
+        delta.reasoning,
+        delta.audio,
+    )
+    return any(value is not None and bytes(value) not in _NOTHING for value in values)
