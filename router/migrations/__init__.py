@@ -1,0 +1,1 @@
+"""Alembic migrations of the registry; landed versions are never rewritten (see `checksums`)."""

@@ -1,0 +1,87 @@
+"""The catalog in force: CatalogSource keeps it in step with the registry, off the request path."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from router.registry.build import build_catalog
+from router.registry.snapshot import BUILT_IN_POLICIES, EMPTY_CATALOG, Catalog, InvalidCatalog
+from router.registry.store import RegistryStore, StoreError
+
+__all__ = ["BUILT_IN_POLICIES", "Catalog", "CatalogSource", "InvalidCatalog", "build_catalog"]
+
+_log = logging.getLogger(__name__)
+
+
+class CatalogSource:
+    """Holds the catalog that requests read, and swaps it when the registry has changed.
+
+    A registry that cannot be read, or whose new state is invalid, leaves the last good catalog
+    in force; `problem` then says why.
+
+    Args:
+        store: The registry.
+        interval: Seconds between two looks at it.
+        sleep: How the time between two looks passes.
+    """
+
+    def __init__(
+        self,
+        store: RegistryStore,
+        *,
+        interval: float = 0.2,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._store = store
+        self._interval = interval
+        self._sleep = sleep
+        self._turn = asyncio.Lock()
+        self._seen: int | None = None
+        self._known: str | None = None
+        self.current: Catalog = EMPTY_CATALOG
+        self.loaded = False
+        """Whether `current` has ever been read from the registry."""
+        self.problem: str | None = None
+        """Why `current` may be out of date, in a sentence; None while all is well."""
+
+    async def refresh(self) -> None:
+        """Look at the registry now; never raises."""
+        async with self._turn:
+            problem = await asyncio.to_thread(self._read)
+            if problem is not None and problem != self.problem:
+                _log.warning("the registry's last good state stays in force", extra={"fields": {"reason": problem}})
+            elif problem is None and self.problem is not None:
+                _log.info("the registry is read again", extra={"fields": {"version": self.current.version}})
+            self.problem = problem
+
+    async def run(self) -> None:
+        """Look at the registry again and again until cancelled."""
+        while True:
+            await self.refresh()
+            await self._sleep(self._interval)
+
+    def _read(self) -> str | None:
+        """Swap the catalog where the registry has changed; return what is wrong, if anything."""
+        try:
+            revision = self._store.revision()
+            if revision == self._seen:
+                return self._known
+            rows = self._store.load()
+        except StoreError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - whatever a damaged file makes of a row, requests go on
+            return f"The registry cannot be read: {error!r}."
+        try:
+            catalog = build_catalog(rows)
+        except InvalidCatalog as error:
+            self._known = str(error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._known = f"The registry holds rows that cannot be understood: {error!r}."
+        else:
+            self._known = None
+            self.current = catalog
+            self.loaded = True
+        self._seen = rows.revision
+        return self._known

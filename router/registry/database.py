@@ -1,0 +1,227 @@
+"""Opening the registry's database: engine, pragmas, transactions and migration to head."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.pool import QueuePool
+
+import router.migrations
+
+__all__ = ["Database", "StoreError", "file_identity", "migrate", "migration_config", "open_database"]
+
+_BUSY_TIMEOUT = 5.0
+_MIGRATION_TIMEOUT = 60.0
+_MIGRATION_LOCK = 0x726F75746572  # any number, the same in every process
+
+
+class StoreError(Exception):
+    """The database is away, locked, full or damaged; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """An open database.
+
+    Args:
+        engine: The pooled engine.
+        path: The SQLite file; None for a server.
+    """
+
+    engine: Engine
+    path: Path | None
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Yield a connection in one read transaction.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Yield a connection in one write transaction, committed at the end.
+
+        Raises:
+            StoreError: The database does not answer; nothing was written.
+        """
+        with _translated(), self.engine.execution_options(sqlite_write=True).begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", None) or error
+        raise StoreError(f"The registry's database cannot be used: {str(reason).strip()}.") from error
+
+
+def open_database(path_or_url: str | Path) -> Database:
+    """Open a SQLite file or a database URL and migrate it to the newest schema.
+
+    The parent directory of a file is created. Safe when several processes start at once.
+
+    Args:
+        path_or_url: A file path, or an SQLAlchemy URL (`postgresql://…`, `sqlite:///…`).
+
+    Raises:
+        StoreError: It cannot be opened, is damaged, or is newer than this program.
+    """
+    text_form = str(path_or_url)
+    if "://" in text_form:
+        try:
+            url = make_url(text_form)
+        except ArgumentError as error:
+            raise StoreError("DATABASE_URL is not a database URL.") from error
+        if url.get_backend_name() != "sqlite":
+            return _open_server(text_form)
+        text_form = url.database or ""
+    if not text_form or text_form == ":memory:":
+        raise StoreError("The registry needs a file: every worker and the command line open it on their own.")
+    path = Path(text_form).expanduser().absolute()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # it holds key digests and who asked what
+    except OSError as error:
+        raise StoreError(f"The registry's file {path} cannot be created: {error.strerror}.") from error
+    database = Database(_sqlite_engine(path), path)
+    try:
+        _switch_to_wal(path)
+        migrate(database)
+    except sqlite3.Error as error:
+        database.close()
+        raise StoreError(f"The registry's file {path} cannot be used: {error}.") from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _open_server(url: str) -> Database:
+    try:
+        engine = create_engine(url, pool_pre_ping=True, pool_size=4)
+    except ModuleNotFoundError as error:
+        raise StoreError(f"The driver {error.name} is missing: install inference-router[postgres].") from error
+    except NoSuchModuleError as error:
+        raise StoreError("DATABASE_URL names a kind of database that is not supported; use postgresql://.") from error
+    database = Database(engine, None)
+    try:
+        migrate(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _sqlite_engine(path: Path) -> Engine:
+    def connect() -> sqlite3.Connection:
+        # mode=rw: a file removed at run time is an error, not an empty registry in which every door is open.
+        return sqlite3.connect(
+            f"{path.as_uri()}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+        )
+
+    engine = create_engine("sqlite://", creator=connect, pool_size=4, max_overflow=12, poolclass=QueuePool)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        record.info["file"] = file_identity(path)
+
+    @event.listens_for(engine, "checkout")
+    def same_file(_connection: Any, record: Any, _proxy: Any) -> None:
+        # A connection outlives its file: without this check writes would go into a deleted one.
+        if record.info.get("file") != file_identity(path):
+            raise DisconnectionError("the registry's file was replaced")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that upgrades from read to write fails at once when another has written
+        # meanwhile, whatever the busy timeout; one that is a writer from its start waits.
+        write = connection.get_execution_options().get("sqlite_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from another of the same name, or None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _switch_to_wal(path: Path) -> None:
+    """Set the journal mode, which the file remembers.
+
+    The switch does not wait for a lock as other statements do, hence the loop.
+    """
+    deadline = time.monotonic() + _MIGRATION_TIMEOUT
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT, isolation_level=None)
+    try:
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+    finally:
+        connection.close()
+
+
+def migration_config() -> Config:
+    """Return Alembic's configuration; the migrations travel inside the package."""
+    config = Config()
+    folder = Path(next(iter(router.migrations.__path__)))
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    return config
+
+
+def migrate(database: Database) -> None:
+    """Bring the schema to head; a second process that migrates at the same time waits.
+
+    Raises:
+        StoreError: The migration failed (nothing was changed) or the schema is newer than this program.
+    """
+    config = migration_config()
+    scripts = ScriptDirectory.from_config(config)
+    head = scripts.get_current_head()
+    with database.reading() as connection:
+        if MigrationContext.configure(connection).get_current_revision() == head:
+            return
+    with database.writing() as connection:
+        if database.path is None:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current == head:
+            return
+        if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+            raise StoreError(f"The registry's schema {current} is newer than this program, which knows {head}.")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

@@ -1,0 +1,299 @@
+"""All the SQL of the registry, synchronous: the router calls it in threads, the command line directly."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from router.registry import schema
+from router.registry.database import Database, StoreError, open_database
+from router.registry.revision import RevisionReader
+from router.registry.rows import FoundBackend, FoundModel, NewKey, Row, Rows, Source
+
+__all__ = ["RegistryStore", "StoreError", "open_store"]
+
+_KEY_PREFIX = "sk-router-"
+
+
+def open_store(path_or_url: str | Path) -> RegistryStore:
+    """Open the registry and migrate it to the newest schema.
+
+    Raises:
+        StoreError: It cannot be opened; the message says why.
+    """
+    return RegistryStore(open_database(path_or_url))
+
+
+def now_ms() -> int:
+    """Return the time as the tables keep it."""
+    return time.time_ns() // 1_000_000
+
+
+class RegistryStore:
+    """The registry in its database; safe to use from several threads.
+
+    Args:
+        database: An open, migrated database.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._revision = RevisionReader(database)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._revision.close()
+        self.database.close()
+
+    # --- reading ------------------------------------------------------------------------------
+
+    def revision(self) -> int:
+        """Return the number that grows with every change of what a catalog is built from; cheap.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        return self._revision.read()
+
+    def load(self) -> Rows:
+        """Read everything that a catalog is built from.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        with self.database.reading() as connection:
+            return Rows(
+                revision=connection.execute(select(schema.registry_state.c.revision)).scalar_one(),
+                backends=_all(connection, schema.backends, "source", "position", "name"),
+                models=_all(connection, schema.models, "source", "position", "id", "origin"),
+                deployments=_all(connection, schema.deployments, "source", "position", "id"),
+                policies=_all(connection, schema.policies, "position", "name"),
+                keys=_all(connection, schema.api_keys, "created_at", "id"),
+                agents=_all(connection, schema.agents, "name", "id"),
+            )
+
+    # --- what is found by itself ----------------------------------------------------------------
+
+    def replace_discovered(
+        self, backend: FoundBackend, models: Sequence[FoundModel], source: Source = "discovery"
+    ) -> bool:
+        """Make a discovered backend serve exactly these models.
+
+        Returns:
+            Whether anything changed.
+        """
+        with self.database.reading() as connection:
+            if _found_as(connection, backend, models, source):
+                return False
+        with self.database.writing() as connection:
+            replace_found(connection, backend, models, source)
+            bump(connection)
+        return True
+
+    def forget_discovered(self, keep: Collection[str]) -> list[str]:
+        """Remove the discovered backends that are not named in `keep`, and return their names."""
+        table = schema.backends
+        gone = select(table.c.name).where(table.c.source == "discovery", table.c.name.not_in(list(keep)))
+        with self.database.reading() as connection:
+            if not connection.execute(gone).first():
+                return []
+        with self.database.writing() as connection:
+            names = list(connection.execute(gone).scalars())
+            for name in names:
+                remove_found(connection, name, "discovery")
+            bump(connection)
+        return names
+
+    def set_accepts_messages(self, backend: str, source: Source, accepts: bool) -> bool:
+        """Note whether a backend takes `messages`; return whether that is news."""
+        table = schema.backends
+        change = (
+            update(table)
+            .where(table.c.name == backend, table.c.source == source, table.c.accepts_messages != accepts)
+            .values(accepts_messages=accepts)
+        )
+        with self.database.writing() as connection:
+            changed = connection.execute(change).rowcount > 0
+            if changed:
+                bump(connection)
+        return changed
+
+    # --- keys -----------------------------------------------------------------------------------
+
+    def create_key(self, name: str, models: Sequence[str] = ("*",)) -> NewKey:
+        """Make a key; only its SHA-256 is kept.
+
+        Args:
+            name: What people call it.
+            models: Globs of the models and policies that it may use.
+        """
+        key = _KEY_PREFIX + secrets.token_urlsafe(32)
+        made = NewKey(
+            id=f"key_{secrets.token_hex(8)}",
+            name=name,
+            key=key,
+            prefix=key[: len(_KEY_PREFIX) + 6],
+            models=tuple(models),
+            created_at=now_ms(),
+        )
+        row = {
+            "id": made.id,
+            "name": made.name,
+            "sha256": hashlib.sha256(key.encode()).hexdigest(),
+            "prefix": made.prefix,
+            "models": list(made.models),
+            "created_at": made.created_at,
+        }
+        with self.database.writing() as connection:
+            connection.execute(insert(schema.api_keys).values(row))
+            bump(connection)
+        return made
+
+    def keys(self) -> tuple[Row, ...]:
+        """Return every key's row, revoked ones too."""
+        with self.database.reading() as connection:
+            return _all(connection, schema.api_keys, "created_at", "id")
+
+    def revoke_key(self, id_or_prefix: str) -> Row | None:
+        """Revoke a key for good; return its row, or None where there is no such key."""
+        table = schema.api_keys
+        with self.database.writing() as connection:
+            connection.execute(
+                update(table)
+                .where(table.c.id == id_or_prefix, table.c.revoked_at.is_(None))
+                .values(revoked_at=now_ms())
+            )
+            row = connection.execute(select(table).where(table.c.id == id_or_prefix)).mappings().first()
+            if row is not None:
+                bump(connection)
+        return None if row is None else dict(row)
+
+    # --- usage ----------------------------------------------------------------------------------
+
+    def insert_usage(self, rows: Sequence[Row]) -> None:
+        """Insert usage rows in one transaction; a request that is there already stays as it is.
+
+        Raises:
+            StoreError: The database does not answer; nothing was written.
+        """
+        if not rows:
+            return
+        kind = sqlite if self.database.path is not None else postgresql
+        with self.database.writing() as connection:
+            connection.execute(kind.insert(schema.usage).on_conflict_do_nothing(), [dict(row) for row in rows])
+
+
+# --- pieces that work inside a caller's transaction ----------------------------------------------
+
+
+def bump(connection: Connection) -> None:
+    """Count a change, so that every catalog is rebuilt."""
+    state = schema.registry_state
+    connection.execute(update(state).values(revision=state.c.revision + 1))
+
+
+def replace_found(connection: Connection, backend: FoundBackend, models: Sequence[FoundModel], source: Source) -> None:
+    """Write a found backend with its models and deployments in place of what was known of it."""
+    table = schema.models
+    known = select(table.c.id, table.c.created_at).where(table.c.origin == backend.name)
+    learned = {row.id: row.created_at for row in connection.execute(known)}
+    remove_found(connection, backend.name, source)
+    connection.execute(insert(schema.backends).values(_backend_row(backend, source)))
+    unique = {model.id: model for model in models}.values()
+    if not unique:
+        return
+    now = now_ms()
+    connection.execute(
+        insert(table), [_model_row(model, backend, source, learned.get(model.id, now)) for model in unique]
+    )
+    connection.execute(insert(schema.deployments), [_deployment_row(model, backend, source) for model in unique])
+
+
+def remove_found(connection: Connection, backend: str, source: Source) -> None:
+    """Remove a found backend with its models and deployments."""
+    for table, column in (
+        (schema.deployments, schema.deployments.c.backend),
+        (schema.models, schema.models.c.origin),
+        (schema.backends, schema.backends.c.name),
+    ):
+        connection.execute(delete(table).where(column == backend, table.c.source == source))
+
+
+def _all(connection: Connection, table: Table, *order: str) -> tuple[Row, ...]:
+    rows = connection.execute(select(table).order_by(*(table.c[name] for name in order))).mappings()
+    return tuple(dict(row) for row in rows)
+
+
+def _found_as(connection: Connection, backend: FoundBackend, models: Sequence[FoundModel], source: Source) -> bool:
+    """Whether the tables already say exactly this."""
+
+    def differs(table: Table, column: str, wanted: list[dict[str, Any]], key: str) -> bool:
+        query = select(table).where(table.c[column] == backend.name, table.c.source == source)
+        found = {row[key]: dict(row) for row in connection.execute(query).mappings()}
+        if len(found) != len(wanted):
+            return True
+        return any(not _says(found.get(row[key]), row) for row in wanted)
+
+    unique = list({model.id: model for model in models}.values())
+    return not (
+        differs(schema.backends, "name", [_backend_row(backend, source)], "name")
+        or differs(schema.models, "origin", [_model_row(model, backend, source, None) for model in unique], "id")
+        or differs(schema.deployments, "backend", [_deployment_row(model, backend, source) for model in unique], "id")
+    )
+
+
+def _says(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    return found is not None and all(found[key] == value for key, value in wanted.items() if key != "created_at")
+
+
+def _backend_row(backend: FoundBackend, source: Source) -> dict[str, Any]:
+    return {
+        "name": backend.name,
+        "source": source,
+        "dialect": backend.dialect,
+        "base_url": backend.base_url,
+        "tier": backend.tier,
+        "api_key_env": backend.api_key_env,
+        "timeouts": {},
+        "breaker": {},
+        "forward_headers": [],
+        "accepts_messages": backend.accepts_messages,
+    }
+
+
+def _model_row(model: FoundModel, backend: FoundBackend, source: Source, created_at: int | None) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "origin": backend.name,
+        "source": source,
+        "aliases": [],
+        "context_length": model.context_length,
+        "max_output_tokens": model.max_output_tokens,
+        "capabilities": sorted(set(model.capabilities)),
+        "quality": {},
+        "fallbacks": [],
+        "created_at": created_at,
+    }
+
+
+def _deployment_row(model: FoundModel, backend: FoundBackend, source: Source) -> dict[str, Any]:
+    return {
+        "id": f"{model.id}@{backend.name}",
+        "source": source,
+        "model": model.id,
+        "origin": backend.name,
+        "backend": backend.name,
+        "upstream_model": model.id,
+        "price_input": model.price.input,
+        "price_cached_input": model.price.cached_input,
+        "price_output": model.price.output,
+        "weight": 1.0,
+        "priority": 0,
+    }
