@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
+import secrets
 import time
 from dataclasses import dataclass
 from decimal import Decimal
+from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from router.interfaces import UsageSink
 from router.trail import Trail
-from router.types import CacheState, Completion, Decision, Event, InferenceRequest, Outcome, Usage
+from router.types import CacheState, Completion, Event, InferenceRequest, Outcome, Usage
 from shared.sse import DONE
 
 __all__ = ["Ledger", "Meter", "RouterMetrics", "log_fields"]
 
 _log = logging.getLogger(__name__)
 _BYTES_PER_TOKEN = 4
+_HEADER_SAFE = "/:@.+ "
 
 
 class RouterMetrics:
@@ -84,7 +87,12 @@ class Meter:
 
     request: InferenceRequest
     trail: Trail
-    decision: Decision | None = None
+    decision_id: str
+    policy: str | None = None
+    known: bool = False
+    """Whether the model asked for exists; an invented name must not become a metric's label."""
+    model: str | None = None
+    backend: str | None = None
     cache: CacheState = "off"
     status: int = 200
     error: str | None = None
@@ -110,33 +118,53 @@ class Meter:
         """Return what the request came to, as of `now` (`time.perf_counter` seconds)."""
         trail, request = self.trail, self.request
         usage = self.usage if self.usage is not None else self._estimate()
-        deployment = trail.deployment
-        cost: Decimal | None = None
-        if self.cache == "hit":
-            cost = Decimal(0)
-        elif deployment is not None and usage is not None:
-            cost = deployment.price.cost(usage)
         sent = trail.first_sent if trail.first_sent is not None else now
         first = trail.first_token
         return Outcome(
             request_id=request.id,
-            decision_id=self.decision.id if self.decision else None,
+            decision_id=self.decision_id,
             caller=request.caller,
             endpoint=request.endpoint,
             asked=request.model,
-            policy=self.decision.policy if self.decision else None,
-            deployment=deployment,
+            policy=self.policy,
+            deployment=trail.deployment,
             status=self.status,
             error=self.error,
             stream=request.stream,
             cache=self.cache,
             usage=usage,
-            cost_usd=cost,
+            cost_usd=self._cost(usage),
             attempts=tuple(trail.attempts),
             first_token_ms=None if first is None else round((first - trail.started) * 1000, 2),
             duration_ms=round((now - trail.started) * 1000, 2),
             overhead_ms=round((sent - trail.started) * 1000, 3),
         )
+
+    def head(self, now: float) -> dict[str, str]:
+        """Return the headers in which every answer speaks of itself, as of `now`."""
+        trail = self.trail
+        sent = trail.first_sent if trail.first_sent is not None else now
+        head = {
+            "x-router-decision-id": self.decision_id,
+            "x-router-attempts": str(len(trail.attempts)),
+            "x-router-cache": self.cache,
+            "x-router-overhead-ms": f"{(sent - trail.started) * 1000:.2f}",
+        }
+        # Names may hold any character, a header may not.
+        if self.model is not None:
+            head["x-router-model"] = quote(self.model, safe=_HEADER_SAFE)
+        if self.backend is not None:
+            head["x-router-backend"] = quote(self.backend, safe=_HEADER_SAFE)
+        cost = self._cost(self.usage)
+        if cost is not None:
+            head["x-router-cost-usd"] = f"{cost.normalize():f}"
+        return head
+
+    def _cost(self, usage: Usage | None) -> Decimal | None:
+        if self.cache == "hit":
+            return Decimal(0)
+        deployment = self.trail.deployment
+        return None if deployment is None or usage is None else deployment.price.cost(usage)
 
     def _estimate(self) -> Usage | None:
         """Return an estimate where output was delivered and the backend reported nothing."""
@@ -162,7 +190,7 @@ class Ledger:
     def open(self, request: InferenceRequest, started: float) -> Meter:
         """Return the meter of a request that came in at `started` (`time.perf_counter` seconds)."""
         self._metrics.in_flight.inc()
-        return Meter(request, Trail(started))
+        return Meter(request, Trail(started), f"dec_{secrets.token_hex(12)}")
 
     def settle(self, meter: Meter) -> Outcome | None:
         """Account for a request; only the first call does anything."""
@@ -173,16 +201,14 @@ class Ledger:
         self._metrics.in_flight.dec()
         try:
             self._sink.write(outcome)
-            self._count(outcome)
+            self._count(outcome, outcome.asked if meter.known else "unknown")
         except Exception:  # noqa: BLE001 - an answer is never lost to its accounting
             _log.exception("an outcome could not be accounted", extra={"fields": {"request_id": outcome.request_id}})
         return outcome
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome, asked: str) -> None:
         metrics = self._metrics
         backend = outcome.deployment.backend.name if outcome.deployment else "none"
-        # A name that nothing answers to is the caller's invention, and must not become a label.
-        asked = outcome.asked if outcome.decision_id or outcome.cache == "hit" else "unknown"
         model = outcome.deployment.model if outcome.deployment else asked
         metrics.requests.labels(asked, backend, str(outcome.status), outcome.cache).inc()
         metrics.duration.labels(backend).observe(outcome.duration_ms / 1000)

@@ -47,24 +47,6 @@ class Answer:
         self._room = keep
         self._kept: list[Event] = []
 
-    @property
-    def model(self) -> str:
-        """The id of the model that answers."""
-        return self._source.model if isinstance(self._source, CachedAnswer) else self._source.candidate.model.id
-
-    @property
-    def backend(self) -> str:
-        """The name of the backend that answers."""
-        if isinstance(self._source, CachedAnswer):
-            return self._source.backend
-        return self._source.candidate.deployment.backend.name
-
-    @property
-    def completion(self) -> Completion | None:
-        """The whole answer, where the request did not ask for a stream."""
-        first = (self._source.events if isinstance(self._source, CachedAnswer) else self._source.head)[0]
-        return first if isinstance(first, Completion) else None
-
     async def events(self) -> AsyncIterator[Event]:
         """Yield the answer's events.
 
@@ -82,7 +64,7 @@ class Answer:
                 meter.observe(event)
                 self._keep(event)
                 if meter.complete and self._kept:
-                    self._gateway.remember(meter, CachedAnswer(self._kept, self.model, self.backend))
+                    self._gateway.remember(meter, self._kept)
                     self._kept, self._room = [], 0
                 yield event
         except ServiceError as error:
@@ -157,22 +139,27 @@ class Gateway:
             else:
                 meter.status, meter.error = 499, "client_disconnected"
             self._ledger.settle(meter)
+            if isinstance(error, ServiceError):
+                error.extra_headers = meter.head(time.perf_counter())
             raise
 
     async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:
         catalog, models, policy = await self._resolve(request)
+        meter.known, meter.policy = True, policy.name if policy else None
         cacheable = self._cache.eligible(request)
         if cacheable:
             meter.cache = "miss"
-            kept = await self._cache.get(request, policy.name if policy else "")
+            kept = await self._cache.get(request, meter.policy or "")
             if kept is not None:
-                meter.cache = "hit"
+                meter.cache, meter.model, meter.backend = "hit", kept.model, kept.backend
                 meter.trail.first_sent = time.perf_counter()
                 return Answer(self, meter, kept, 0)
-        decision = meter.decision = self._decide(request, catalog, models, policy)
+        decision = self._decide(request, meter, catalog, models, policy)
         if not decision.ranking:
             raise no_candidate(decision)
         committed = await self._dispatcher.send(request, decision, meter.trail)
+        deployment = committed.candidate.deployment
+        meter.model, meter.backend = deployment.model, deployment.backend.name
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
 
     async def _resolve(self, request: InferenceRequest) -> tuple[Catalog, tuple[Model, ...], Policy | None]:
@@ -206,12 +193,17 @@ class Gateway:
         return catalog, catalog.members(policy or found), policy
 
     def _decide(
-        self, request: InferenceRequest, catalog: Catalog, models: tuple[Model, ...], policy: Policy | None
+        self,
+        request: InferenceRequest,
+        meter: Meter,
+        catalog: Catalog,
+        models: tuple[Model, ...],
+        policy: Policy | None,
     ) -> Decision:
         names = dict.fromkeys(name for model in models for name in model.fallbacks)
         fallbacks = [catalog.models[name] for name in names if name in catalog.models]
         return decide(
-            id=f"dec_{secrets.token_hex(12)}",
+            id=meter.decision_id,
             asked=request.model,
             policy=policy.name if policy else None,
             models=models,
@@ -223,10 +215,10 @@ class Gateway:
             catalog_version=catalog.version,
         )
 
-    def remember(self, meter: Meter, answer: CachedAnswer) -> None:
+    def remember(self, meter: Meter, events: list[Event]) -> None:
         """Keep a finished answer for later requests."""
-        policy = meter.decision.policy if meter.decision else None
-        self._cache.put(meter.request, policy or "", answer)
+        answer = CachedAnswer(events, meter.model or "", meter.backend or "")
+        self._cache.put(meter.request, meter.policy or "", answer)
 
     def settle(self, meter: Meter) -> Outcome | None:
         """Account for a request; only the first call does anything."""

@@ -33,6 +33,7 @@ A class says whether the next candidate may answer instead (`retryable`); the de
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -90,6 +91,8 @@ class ServiceError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.extra_headers: dict[str, str] = {}
+        """Headers that say more of the failed request."""
 
     def body(self) -> dict[str, Any]:
         """Return the OpenAI error object of this error."""
@@ -102,8 +105,8 @@ class ServiceError(Exception):
     def headers(self) -> dict[str, str]:
         """Return the headers that go with this error."""
         if self.retry_after is None:
-            return {}
-        return {"retry-after": str(max(1, round(self.retry_after)))}
+            return dict(self.extra_headers)
+        return {"retry-after": str(max(1, math.ceil(self.retry_after))), **self.extra_headers}
 
 
 class InvalidRequest(ServiceError):

@@ -1,0 +1,116 @@
+"""The composition root: everything the router is made of is opened, wired and closed here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
+
+from router.accounting import Ledger, RouterMetrics
+from router.admission import Doorkeeper
+from router.api.chat import ChatCompletions
+from router.api.deps import Services, add_error_handlers
+from router.api.models import models_router
+from router.api.ops import ops_router
+from router.backends.local_agent import LocalAgentAdapter
+from router.backends.openai_compatible import OpenAICompatibleAdapter
+from router.cache.exact import ExactCache
+from router.dispatch import Dispatcher
+from router.gateway import Gateway
+from router.health import HealthBoard
+from router.registry.snapshot import CatalogSource
+from router.registry.store import open_store
+from router.settings import RouterSettings, read_secret
+from router.state.redis import RedisStore
+from router.upstream import Upstream
+from shared.asgi import ASGIApp, RequestContext
+
+__all__ = ["create_app", "open_services"]
+
+_log = logging.getLogger("router")
+OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+@asynccontextmanager
+async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
+    """Open everything that requests need, and close it in reverse order.
+
+    Raises:
+        StoreError: The registry cannot be opened.
+        ManifestError: `ROUTER_REGISTRY_FILE` is not valid.
+    """
+    async with AsyncExitStack() as stack:
+        store = await asyncio.to_thread(open_store, settings.database_url or settings.sqlite_db_path)
+        stack.push_async_callback(asyncio.to_thread, store.close)
+        catalog = CatalogSource(store)
+        await catalog.refresh()
+        state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
+        stack.push_async_callback(state.close)
+        upstream = Upstream(read_secret)
+        stack.push_async_callback(upstream.close)
+        metrics = CollectorRegistry()
+        health = HealthBoard()
+        cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes)
+        stack.push_async_callback(cache.drain)
+        adapters = {"openai": OpenAICompatibleAdapter(upstream), "local_agent": LocalAgentAdapter(upstream)}
+        gateway = Gateway(
+            catalog,
+            health,
+            Dispatcher(adapters, health, settings.attempts, settings.deadline),
+            Ledger(sink, RouterMetrics(metrics)),
+            cache,
+        )
+        await state.connect()
+        await _in_background(stack, catalog.run())
+        yield Services(
+            gateway=gateway,
+            catalog=catalog,
+            doorkeeper=Doorkeeper(settings.auth),
+            health=health,
+            state=state,
+            metrics=metrics,
+            body_limit=settings.body_limit,
+        )
+
+
+async def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work` until the stack closes."""
+    task = asyncio.get_running_loop().create_task(work)
+
+    async def stop() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(stop)
+
+
+def create_app(settings: RouterSettings | None = None, services: OpenServices | None = None) -> FastAPI:
+    """Return the router's ASGI application.
+
+    Args:
+        settings: Where None, they are read from the environment.
+        services: Opens the services; tests may bring their own.
+    """
+    chosen = settings or RouterSettings()
+    opened = services or (lambda: open_services(chosen))
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with opened() as ready:
+            yield {"services": ready}
+
+    app = FastAPI(title="Inference router", version="0.1.0", lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(RequestContext, logger=logging.getLogger("router.access"))
+    add_error_handlers(app)
+    # A class endpoint is plain ASGI: the request path owes nothing to the framework.
+    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))
+    app.include_router(models_router())
+    app.include_router(ops_router())
+    return app

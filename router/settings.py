@@ -1,0 +1,97 @@
+"""The router's settings; the only reader of its environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["RouterSettings", "read_secret"]
+
+
+class RouterSettings(BaseSettings):
+    """Environment variables of the router; frozen."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True)
+
+    sqlite_db_path: Path = Field(
+        Path("data/models.db"), validation_alias="SQLITE_DB_PATH", description="Path of the SQLite registry."
+    )
+    database_url: str | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="PostgreSQL URL; replaces the SQLite file where several routers share one registry.",
+    )
+    redis_url: str = Field(
+        "redis://localhost:6379/0", validation_alias="REDIS_URL", description="Redis (or Valkey) for the cache."
+    )
+    llmd_endpoint: str | None = Field(
+        None,
+        validation_alias="LLMD_ENDPOINT",
+        description="Base URL of the llm-d Inference Gateway, without `/v1`; unset: no cluster.",
+    )
+    local_agent_url: str | None = Field(
+        "http://127.0.0.1:5000",
+        validation_alias="LOCAL_AGENT_URL",
+        description="Base URL of a local agent to look for; `off` looks for none.",
+    )
+    host: str = Field("127.0.0.1", validation_alias="ROUTER_HOST", description="Address to listen on.")
+    port: int = Field(8000, validation_alias="ROUTER_PORT", ge=0, le=65535, description="Port to listen on.")
+    workers: int = Field(1, validation_alias="ROUTER_WORKERS", ge=1, le=256, description="Worker processes.")
+    auth: Literal["auto", "required", "off"] = Field(
+        "auto",
+        validation_alias="ROUTER_AUTH",
+        description=(
+            "`auto`: open on loopback until the first key is created; `required`: always a key; "
+            "`off`: never a key, also beyond loopback."
+        ),
+    )
+    admin_key: SecretStr | None = Field(
+        None, validation_alias="ROUTER_ADMIN_KEY", description="Key of `/admin/v1/*`; unset: these routes are shut."
+    )
+    agent_token: SecretStr | None = Field(
+        None,
+        validation_alias="ROUTER_AGENT_TOKEN",
+        description="Token that agents register with; unset: only agents on this machine may.",
+    )
+    registry_file: Path | None = Field(
+        None, validation_alias="ROUTER_REGISTRY_FILE", description="Manifest to apply at start."
+    )
+    body_limit: int = Field(
+        32 * 1024 * 1024, validation_alias="ROUTER_BODY_LIMIT", ge=1024, description="Largest request body, in bytes."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", validation_alias="ROUTER_LOG_LEVEL", description="Least level that is logged."
+    )
+    attempts: int = Field(
+        3, validation_alias="ROUTER_ATTEMPTS", ge=1, le=20, description="Attempts that one request may make in all."
+    )
+    deadline: float = Field(
+        600.0, validation_alias="ROUTER_DEADLINE", gt=0, description="Seconds that one request may take in all."
+    )
+    cache_ttl: float = Field(
+        600.0,
+        validation_alias="ROUTER_CACHE_TTL",
+        ge=0,
+        description="Seconds that an answer stays in the cache; 0 turns the cache off.",
+    )
+    cache_max_bytes: int = Field(
+        1024 * 1024, validation_alias="ROUTER_CACHE_MAX_BYTES", ge=0, description="Largest answer that is cached."
+    )
+    redis_budget_ms: float = Field(
+        50.0,
+        validation_alias="ROUTER_REDIS_BUDGET_MS",
+        gt=0,
+        description="Milliseconds that a request may wait for Redis.",
+    )
+    drain_seconds: int = Field(
+        30, validation_alias="ROUTER_DRAIN_SECONDS", ge=0, description="Seconds that open answers get at shutdown."
+    )
+
+
+def read_secret(name: str) -> str | None:
+    """Return the value of the variable that a backend names as holding its key, or None."""
+    return os.environ.get(name) or None  # noqa: TID251 - this module is the reader of the environment
