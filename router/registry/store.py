@@ -13,7 +13,10 @@ from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from router.registry import schema
+from router.registry.build import build_catalog
 from router.registry.database import Database, StoreError, open_database
+from router.registry.declared import Change, changes_between, manifest_of, write_manifest
+from router.registry.manifest import Manifest
 from router.registry.revision import RevisionReader
 from router.registry.rows import FoundBackend, FoundModel, NewKey, Row, Rows, Source
 
@@ -69,15 +72,31 @@ class RegistryStore:
             StoreError: The database does not answer.
         """
         with self.database.reading() as connection:
-            return Rows(
-                revision=connection.execute(select(schema.registry_state.c.revision)).scalar_one(),
-                backends=_all(connection, schema.backends, "source", "position", "name"),
-                models=_all(connection, schema.models, "source", "position", "id", "origin"),
-                deployments=_all(connection, schema.deployments, "source", "position", "id"),
-                policies=_all(connection, schema.policies, "position", "name"),
-                keys=_all(connection, schema.api_keys, "created_at", "id"),
-                agents=_all(connection, schema.agents, "name", "id"),
-            )
+            return _load(connection)
+
+    # --- what is declared -----------------------------------------------------------------------
+
+    def apply(self, manifest: Manifest) -> tuple[Change, ...]:
+        """Make a manifest the whole declared state, in one transaction; return what that changed.
+
+        Raises:
+            InvalidCatalog: No catalog can be built from it; nothing was changed.
+            StoreError: The database does not answer; nothing was changed.
+        """
+        with self.database.writing() as connection:
+            before = _load(connection)
+            old = manifest_of(before)
+            write_manifest(connection, manifest, before, now_ms())
+            after = _load(connection)
+            new = manifest_of(after)
+            build_catalog(after)
+            if new != old:
+                bump(connection)
+        return changes_between(old, new)
+
+    def export(self) -> Manifest:
+        """Return the declared state."""
+        return manifest_of(self.load())
 
     # --- what is found by itself ----------------------------------------------------------------
 
@@ -224,6 +243,18 @@ def remove_found(connection: Connection, backend: str, source: Source) -> None:
         (schema.backends, schema.backends.c.name),
     ):
         connection.execute(delete(table).where(column == backend, table.c.source == source))
+
+
+def _load(connection: Connection) -> Rows:
+    return Rows(
+        revision=connection.execute(select(schema.registry_state.c.revision)).scalar_one(),
+        backends=_all(connection, schema.backends, "source", "position", "name"),
+        models=_all(connection, schema.models, "source", "position", "id", "origin"),
+        deployments=_all(connection, schema.deployments, "source", "position", "id"),
+        policies=_all(connection, schema.policies, "position", "name"),
+        keys=_all(connection, schema.api_keys, "created_at", "id"),
+        agents=_all(connection, schema.agents, "name", "id"),
+    )
 
 
 def _all(connection: Connection, table: Table, *order: str) -> tuple[Row, ...]:
