@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from router.registry.catalog import Catalog
+from router.registry.snapshot import Catalog
 from router.types import Caller
 from shared.errors import Forbidden, Unauthenticated
 

@@ -12,7 +12,7 @@ from router.admission import permit
 from router.cache.exact import CachedAnswer, ExactCache
 from router.dispatch import Committed, Dispatcher
 from router.health import HealthBoard
-from router.registry.catalog import Catalog
+from router.registry.snapshot import Catalog
 from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
 from router.routing.features import extract_features
 from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy

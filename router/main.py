@@ -24,7 +24,7 @@ from router.cache.exact import ExactCache
 from router.dispatch import Dispatcher
 from router.gateway import Gateway
 from router.health import HealthBoard
-from router.registry.snapshot import CatalogSource
+from router.registry.catalog import CatalogSource
 from router.registry.store import open_store
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
@@ -35,6 +35,11 @@ __all__ = ["create_app", "open_services"]
 
 _log = logging.getLogger("router")
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
+
+
+class _Sink:
+    def write(self, outcome: Any) -> None:
+        _log.debug("%s", outcome)
 
 
 @asynccontextmanager
@@ -63,7 +68,7 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
             catalog,
             health,
             Dispatcher(adapters, health, settings.attempts, settings.deadline),
-            Ledger(sink, RouterMetrics(metrics)),
+            Ledger(_Sink(), RouterMetrics(metrics)),
             cache,
         )
         await state.connect()

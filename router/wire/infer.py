@@ -32,7 +32,7 @@ class _Reply(msgspec.Struct):
     finish_reason: str | None = None
     model: str | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _REPLY = msgspec.json.Decoder(_Reply)
@@ -91,7 +91,7 @@ def _decode(data: bytes) -> _Reply:
         reply = _REPLY.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamUnavailable("The agent's answer is not valid.") from error
-    if reply.error is not None and bytes(reply.error) != b"null":
+    if bytes(reply.error) != b"null":
         raise error_event(reply.error)
     return reply
 

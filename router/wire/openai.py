@@ -13,6 +13,9 @@ from shared.sse import DONE, SSEEvent, encode_event
 __all__ = ["completion_event", "parse_completion", "with_model"]
 
 
+_NULL = msgspec.Raw(b"null")  # msgspec knows no optional Raw: it would take only null
+
+
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = None
 
@@ -29,13 +32,13 @@ class _Usage(msgspec.Struct):
 
 
 class _Delta(msgspec.Struct):
-    content: msgspec.Raw | None = None
-    tool_calls: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
-    refusal: msgspec.Raw | None = None
-    reasoning_content: msgspec.Raw | None = None
-    reasoning: msgspec.Raw | None = None
-    audio: msgspec.Raw | None = None
+    content: msgspec.Raw = _NULL
+    tool_calls: msgspec.Raw = _NULL
+    function_call: msgspec.Raw = _NULL
+    refusal: msgspec.Raw = _NULL
+    reasoning_content: msgspec.Raw = _NULL
+    reasoning: msgspec.Raw = _NULL
+    audio: msgspec.Raw = _NULL
 
 
 class _ChunkChoice(msgspec.Struct):
@@ -46,7 +49,7 @@ class _ChunkChoice(msgspec.Struct):
 class _Chunk(msgspec.Struct):
     choices: list[_ChunkChoice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -56,7 +59,7 @@ class _Choice(msgspec.Struct):
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = _NULL
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -119,7 +122,7 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
         parsed = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
-    if parsed.error is not None and bytes(parsed.error) not in _NOTHING:
+    if bytes(parsed.error) not in _NOTHING:
         raise error_event(parsed.error)
     usage = _read_usage(parsed.usage)
     if usage is not None and not parsed.choices and not usage_asked:
@@ -141,4 +144,4 @@ def _has_output(delta: _Delta) -> bool:
         delta.reasoning,
         delta.audio,
     )
-    return any(value is not None and bytes(value) not in _NOTHING for value in values)
+    return any(bytes(value) not in _NOTHING for value in values)
