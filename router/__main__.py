@@ -89,9 +89,7 @@ def main() -> int:
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=False,
             timeout_graceful_shutdown=settings.drain_seconds,
-            h11_max_incomplete_event_size=64 * 1024,
         )
     return 0
 

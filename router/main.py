@@ -16,6 +16,7 @@ from router.accounting import Ledger, RouterMetrics
 from router.admission import Doorkeeper
 from router.api.chat import ChatCompletions
 from router.api.deps import Services, add_error_handlers
+from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
 from router.backends.local_agent import LocalAgentAdapter
@@ -24,12 +25,13 @@ from router.cache.exact import ExactCache
 from router.dispatch import Dispatcher
 from router.gateway import Gateway
 from router.health import HealthBoard
+from router.interfaces import BackendAdapter
 from router.registry.catalog import CatalogSource
 from router.registry.store import open_store
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
 from router.upstream import Upstream
-from shared.asgi import ASGIApp, RequestContext
+from shared.asgi import RequestContext
 
 __all__ = ["create_app", "open_services"]
 
@@ -63,7 +65,10 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
         health = HealthBoard()
         cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes)
         stack.push_async_callback(cache.drain)
-        adapters = {"openai": OpenAICompatibleAdapter(upstream), "local_agent": LocalAgentAdapter(upstream)}
+        adapters: dict[str, BackendAdapter] = {
+            "openai": OpenAICompatibleAdapter(upstream),
+            "local_agent": LocalAgentAdapter(upstream),
+        }
         gateway = Gateway(
             catalog,
             health,
@@ -118,4 +123,5 @@ def create_app(settings: RouterSettings | None = None, services: OpenServices | 
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))
     app.include_router(models_router())
     app.include_router(ops_router())
+    describe_data_plane(app)
     return app

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -193,8 +194,8 @@ def say(text: str) -> Script:
             return
         await reply.start_stream()
         await reply.event(chunk({"role": "assistant", "content": ""}))
-        for word in text.split(" "):
-            await reply.event(chunk({"content": word if word == text.split(" ")[0] else " " + word}))
+        for word in re.findall(r"^\S*| \S*", text):
+            await reply.event(chunk({"content": word}))
         await reply.event(chunk({}, "stop"))
         if (asked.get("stream_options") or {}).get("include_usage"):
             usage = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}

@@ -1,0 +1,138 @@
+"""What the OpenAPI page says of the data-plane routes, which are plain ASGI and describe nothing themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+__all__ = ["describe_data_plane"]
+
+_TEXT = {"type": "string"}
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": _TEXT,
+                "type": _TEXT,
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_CHAT_REQUEST = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "additionalProperties": True,
+    "properties": {
+        "model": {"type": "string", "minLength": 1, "description": "A model id, an alias, or a policy such as `auto`."},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role"],
+                "additionalProperties": True,
+                "properties": {"role": _TEXT, "content": {"type": ["string", "array", "null"]}},
+            },
+        },
+        "stream": {"type": ["boolean", "null"]},
+        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+        "temperature": {"type": ["number", "null"], "minimum": 0},
+        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "stop": {"type": ["string", "array", "null"]},
+        "seed": {"type": ["integer", "null"]},
+        "router": {
+            "type": ["object", "null"],
+            "description": "Wishes to the router; each may also be sent as an `x-router-*` header. Not forwarded.",
+            "additionalProperties": False,
+            "properties": {
+                "policy": _TEXT,
+                "privacy": {"enum": ["local", "cluster", "any"]},
+                "max_cost_usd": {"type": ["number", "string"]},
+                "deadline_ms": {"type": "integer"},
+                "first_token_ms": {"type": "integer"},
+                "fallback": {"enum": ["on", "off", True, False]},
+                "cache": {"enum": ["on", "off", "refresh"]},
+                "session": _TEXT,
+            },
+        },
+    },
+}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _failures() -> dict[str, Any]:
+    meanings = {
+        "400": "The request cannot be served as written; `param` names the field.",
+        "401": "No key, or one that is not valid.",
+        "403": "This key may not use this model.",
+        "404": "No model, alias or policy of that name.",
+        "413": "The body exceeds the limit.",
+        "429": "A rate limit; see `Retry-After`.",
+        "502": "No backend could answer.",
+        "503": "No deployment may serve the request, or all are away.",
+        "504": "The backends did not answer in time.",
+    }
+    return {status: {"description": text, "content": _json(_ERROR)} for status, text in meanings.items()}
+
+
+_HEADERS = {
+    "x-request-id": "Names the request in logs and usage rows.",
+    "x-router-decision-id": "Names the routing decision.",
+    "x-router-model": "The id of the model that answered.",
+    "x-router-backend": "The backend that answered.",
+    "x-router-attempts": "How many deployments were tried.",
+    "x-router-cache": "`hit`, `miss`, or `off` where the cache was not asked.",
+    "x-router-cost-usd": "What the answer cost, where that is known before it is sent.",
+    "x-router-overhead-ms": "Time spent in the router before the first byte went to a backend.",
+}
+
+PATHS: dict[str, Any] = {
+    "/v1/chat/completions": {
+        "post": {
+            "tags": ["chat"],
+            "summary": "Create a chat completion",
+            "description": "OpenAI's chat completions. Unknown fields reach the backend unchanged.",
+            "security": [{"key": []}],
+            "requestBody": {"required": True, "content": _json(_CHAT_REQUEST)},
+            "responses": {
+                "200": {
+                    "description": "A chat completion, or with `stream: true` its chunks as server-sent events.",
+                    "headers": {name: {"description": text, "schema": _TEXT} for name, text in _HEADERS.items()},
+                    "content": {
+                        **_json({"type": "object", "additionalProperties": True}),
+                        "text/event-stream": {"schema": _TEXT},
+                    },
+                },
+                **_failures(),
+            },
+        }
+    }
+}
+
+
+def describe_data_plane(app: FastAPI) -> None:
+    """Make the app's OpenAPI description include the data-plane routes."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            schema["paths"] = {**PATHS, **schema["paths"]}
+            schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+            schemes["key"] = {"type": "http", "scheme": "bearer"}
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
