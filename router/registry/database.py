@@ -15,7 +15,15 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DisconnectionError,
+    IntegrityError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+    StatementError,
+)
 from sqlalchemy.pool import QueuePool
 
 import router.migrations
@@ -28,7 +36,16 @@ _MIGRATION_LOCK = 0x726F75746572  # any number, the same in every process
 
 
 class StoreError(Exception):
-    """The database is away, locked, full or damaged; the message is one sentence."""
+    """The database is away, locked, full or damaged; the message is one sentence.
+
+    Args:
+        message: The sentence.
+        about_rows: Whether the database works and refuses these very rows.
+    """
+
+    def __init__(self, message: str, *, about_rows: bool = False) -> None:
+        super().__init__(message)
+        self.about_rows = about_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +89,12 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", None) or error
-        raise StoreError(f"The registry's database cannot be used: {str(reason).strip()}.") from error
+    except (SQLAlchemyError, OverflowError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        refused = (IntegrityError, DataError, OverflowError)
+        # A StatementError of its own class is a value that could not even be sent.
+        about_rows = isinstance(error, refused) or type(error) is StatementError
+        raise StoreError(f"The registry's database cannot be used: {reason}.", about_rows=about_rows) from error
 
 
 def open_database(path_or_url: str | Path) -> Database:
