@@ -48,14 +48,11 @@ def banner(router_url: str, agent: Mapping[str, Any], router: Mapping[str, Any],
 
 def _model(agent: Mapping[str, Any]) -> list[str]:
     """Return which model really answers, and why not the one asked for."""
-    model = agent.get("model")
-    fields = model if isinstance(model, dict) else agent
-    name = fields.get("id") or (model if isinstance(model, str) else None) or "unknown"
-    device = fields.get("device")
-    lines = [f"  Model: {name}" + (f" on {device}" if device else "")]
-    reason = fields.get("fallback_reason")
+    device = agent.get("device")
+    lines = [f"  Model: {agent.get('model') or 'unknown'}" + (f" on {device}" if device else "")]
+    reason = agent.get("fallback_reason")
     if reason:
-        lines.append(f"         {reason}")
+        lines.append(f"  It answers instead of {agent.get('requested_model') or 'the model asked for'}: {reason}")
     return lines
 
 

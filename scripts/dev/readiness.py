@@ -73,18 +73,15 @@ async def _ask(url: str, client: httpx.AsyncClient) -> tuple[bool, Mapping[str, 
 
 
 def describe_phase(fields: Mapping[str, Any]) -> str:
-    """Return `/readyz` of a service that is not ready yet as words, progress in steps of 10 %."""
+    """Return `/readyz` of an agent that is not ready yet as words, progress in steps of 10 %."""
     phase = fields.get("phase")
     if not isinstance(phase, str):
         return ""
-    words = [phase.replace("_", " ")]
-    model = fields.get("model")
-    name = model.get("id") if isinstance(model, dict) else model
-    if isinstance(name, str):
-        words.append(name)
+    words = [phase, str(fields.get("model") or fields.get("requested_model") or "")]
     progress = fields.get("progress")
-    if isinstance(progress, int | float) and 0 < progress <= 1:
-        words.append(f"{int(progress * 10) * 10} %")
-    if isinstance(fields.get("detail"), str):
-        words.append(f"({fields['detail']})")
-    return " ".join(words)
+    if isinstance(progress, dict) and progress.get("total"):
+        done, total = float(progress["done"]), float(progress["total"])
+        words.append(f"{int(done / total * 10) * 10} % of {total / 1e6:.0f} MB")
+    if fields.get("last_error"):
+        words.append(f"(last error: {fields['last_error']})")
+    return " ".join(word for word in words if word)

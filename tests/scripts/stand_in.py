@@ -21,10 +21,13 @@ from scripts.dev.session import Session
 from scripts.dev.settings import DevSettings
 
 AGENT: dict[str, Any] = {
-    "status": "ok",
+    "status": "ready",
     "phase": "idle",
-    "progress": 1.0,
-    "model": {"id": "tiny-model", "device": "cpu", "fallback_reason": "No GPU is here."},
+    "progress": None,
+    "device": "cpu",
+    "model": "tiny-model",
+    "requested_model": "big-model",
+    "fallback_reason": "No GPU is here.",
 }
 ROUTER = {"status": "degraded", "checks": {"redis": {"status": "degraded", "detail": "Redis is away"}}}
 MODELS = {"object": "list", "data": [{"id": "tiny-model"}]}
@@ -36,16 +39,16 @@ def _say(line: str) -> None:
 
 
 def _serve(role: str, port: int) -> None:
-    loading = iter([0.25, 0.5] if role == "agent" else [])
+    loading = iter([25, 50] if role == "agent" else [])
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             """Answer what `make dev` asks for."""
             status, body = 200, ROUTER if role == "router" else AGENT
-            progress = next(loading, None)
-            if progress is not None:
-                status = 503
-                body = {"status": "loading", "phase": "loading", "progress": progress, "model": {"id": "tiny-model"}}
+            done = next(loading, None)
+            if done is not None:
+                progress = {"done": done * 10**6, "total": 100 * 10**6, "fraction": done / 100}
+                status, body = 503, AGENT | {"phase": "downloading", "progress": progress, "model": None}
             if self.path == "/v1/models":
                 body = MODELS
             self._answer(status, body)

@@ -130,12 +130,12 @@ def test_session_prints_what_really_serves(start: Start) -> None:
     for expected in (
         f"http://127.0.0.1:{run.ports['router']}/v1",
         "Model: tiny-model on cpu",
-        "No GPU is here.",
+        "instead of big-model: No GPU is here.",
         "Note: Redis is away",
         f"curl http://127.0.0.1:{run.ports['router']}/v1/chat/completions",
         "from openai import OpenAI",
         f"http://127.0.0.1:{run.ports['router']}/docs",
-        "agent  │ loading tiny-model 20 %",
+        "agent  │ downloading big-model 20 % of 100 MB",
         "agent  │ info listening port=",
     ):
         assert expected in run.text

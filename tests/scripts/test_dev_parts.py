@@ -105,8 +105,11 @@ def test_readable_unpacks_log_lines(line: str, expected: str) -> None:
     [
         ({}, ""),
         ({"phase": "starting"}, "starting"),
-        ({"phase": "downloading", "progress": 0.456, "model": {"id": "big"}}, "downloading big 40 %"),
-        ({"phase": "loading", "progress": None, "detail": "from the cache"}, "loading (from the cache)"),
+        (
+            {"phase": "downloading", "progress": {"done": 456e6, "total": 1e9}, "requested_model": "big"},
+            "downloading big 40 % of 1000 MB",
+        ),
+        ({"phase": "restarting", "progress": None, "last_error": "killed"}, "restarting (last error: killed)"),
     ],
 )
 def test_describe_phase_is_short(fields: dict[str, object], expected: str) -> None:
@@ -116,7 +119,7 @@ def test_describe_phase_is_short(fields: dict[str, object], expected: str) -> No
 
 def test_banner_asks_for_a_key_where_one_is_needed() -> None:
     """With keys in the registry the snippets show where the key goes."""
-    text = banner("http://127.0.0.1:8000", {"model": {"id": "m"}}, {}, 1.0, keyed=True)
+    text = banner("http://127.0.0.1:8000", {"model": "m"}, {}, 1.0, keyed=True)
     assert "authorization: Bearer <your key>" in text
     assert "routerctl keys create" in text
 
