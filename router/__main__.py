@@ -39,7 +39,7 @@ def check_start(settings: RouterSettings) -> None:
         raise StartError(str(error)) from error
     try:
         if settings.registry_file is not None:
-            store.apply(load_manifest(settings.registry_file))
+            store.apply(load_manifest(settings.registry_file))  # told in one line here, not from within the server
         catalog = build_catalog(store.load())
     except (InvalidManifest, StoreError) as error:
         raise StartError(str(error)) from error

@@ -27,7 +27,10 @@ from router.gateway import Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter
 from router.registry.catalog import CatalogSource
+from router.registry.database import StoreError
+from router.registry.manifest import load_manifest
 from router.registry.store import open_store
+from router.registry.usage import UsageWriter
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
 from router.upstream import Upstream
@@ -39,24 +42,26 @@ _log = logging.getLogger("router")
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
-class _Sink:
-    def write(self, outcome: Any) -> None:
-        _log.debug("%s", outcome)
-
-
 @asynccontextmanager
 async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
     """Open everything that requests need, and close it in reverse order.
 
     Raises:
         StoreError: The registry cannot be opened.
-        ManifestError: `ROUTER_REGISTRY_FILE` is not valid.
+        InvalidManifest: `ROUTER_REGISTRY_FILE` is not valid.
     """
     async with AsyncExitStack() as stack:
         store = await asyncio.to_thread(open_store, settings.database_url or settings.sqlite_db_path)
         stack.push_async_callback(asyncio.to_thread, store.close)
+        if settings.registry_file is not None:
+            await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
+        usage = UsageWriter(store, settings.sqlite_db_path.with_name("usage"))
+        stack.push_async_callback(asyncio.to_thread, usage.close)
         catalog = CatalogSource(store)
         await catalog.refresh()
+        if not catalog.loaded:
+            # An empty catalog holds no keys and would open every door.
+            raise StoreError(catalog.problem or "The registry cannot be read.")
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
         upstream = Upstream(read_secret)
@@ -73,7 +78,7 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
             catalog,
             health,
             Dispatcher(adapters, health, settings.attempts, settings.deadline),
-            Ledger(_Sink(), RouterMetrics(metrics)),
+            Ledger(usage, RouterMetrics(metrics)),
             cache,
         )
         await state.connect()

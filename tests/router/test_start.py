@@ -49,7 +49,9 @@ def test_start_names_a_bad_setting(tmp_path: Path) -> None:
 def test_start_refuses_a_bad_manifest(tmp_path: Path) -> None:
     """A manifest with a mistake stops the start, with file, line and field."""
     manifest = tmp_path / "models.yaml"
-    manifest.write_text("backends:\n  - name: x\n    dialect: morse\n    base_url: http://127.0.0.1:1\n    tier: local\n")
+    manifest.write_text(
+        "backends:\n  - name: x\n    dialect: morse\n    base_url: http://127.0.0.1:1\n    tier: local\n"
+    )
     ended = start(tmp_path, ROUTER_REGISTRY_FILE=str(manifest))
     assert ended.returncode == 2
     assert "models.yaml:3" in ended.stderr

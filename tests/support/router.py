@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import uvicorn
 
-from router.main import create_app
+from router.api.deps import Services
+from router.main import create_app, open_services
 from router.registry.manifest import parse_manifest
 from router.registry.store import RegistryStore, open_store
 from router.settings import RouterSettings
@@ -29,19 +30,16 @@ class LiveRouter:
     url: str
     client: httpx.AsyncClient
     store: RegistryStore
-    app: Any
+    services: Services
+
+    async def refresh(self) -> None:
+        """Let the router look at its registry now, rather than at its next poll."""
+        await self.services.catalog.refresh()
 
     async def chat(self, content: str = "Hi", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         """Send one chat request."""
         whole = {"model": "m", "messages": [{"role": "user", "content": content}], **body}
         return await self.client.post("/v1/chat/completions", json=whole, headers=headers)
-
-    async def apply(self, manifest: str) -> None:
-        """Replace the declared state of the registry and wait until the router sees it."""
-        await asyncio.to_thread(self.store.apply, parse_manifest(manifest))
-        await self.client.get("/v1/models/no-such-model")
-        services = self.app.state.services
-        await services.catalog.refresh()
 
 
 def manifest_for(*urls: str, models: str = "m", **backend: Any) -> str:
@@ -71,7 +69,15 @@ async def live_router(tmp_path: Path, manifest: str | None = None, **settings: A
     if manifest is not None:
         await asyncio.to_thread(store.apply, parse_manifest(manifest))
     given = {"redis_url": NO_REDIS, "local_agent_url": "off", "sqlite_db_path": path, **settings}
-    app = create_app(RouterSettings(**given))
+    opened: list[Services] = []
+
+    @asynccontextmanager
+    async def services() -> AsyncIterator[Services]:
+        async with open_services(RouterSettings(**given)) as ready:
+            opened.append(ready)
+            yield ready
+
+    app = create_app(RouterSettings(**given), services)
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5)
@@ -84,7 +90,7 @@ async def live_router(tmp_path: Path, manifest: str | None = None, **settings: A
                 raise RuntimeError("the router did not start")
             await asyncio.sleep(0.005)
         async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
-            yield LiveRouter(url, client, store, app)
+            yield LiveRouter(url, client, store, opened[0])
     finally:
         server.should_exit = True
         await serving
