@@ -69,7 +69,7 @@ class Committed:
         self._health = health
         self._open = True
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Yield every event of the answer.
 
         Raises:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Protocol
 
 from router.accounting import Ledger, Meter
@@ -47,7 +48,7 @@ class Answer:
         self._room = keep
         self._kept: list[Event] = []
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the answer's events.
 
         Raises:
@@ -60,13 +61,14 @@ class Answer:
                     meter.observe(event)
                     yield event
                 return
-            async for event in self._source.events():
-                meter.observe(event)
-                self._keep(event)
-                if meter.complete and self._kept:
-                    self._gateway.remember(meter, self._kept)
-                    self._kept, self._room = [], 0
-                yield event
+            async with aclosing(self._source.events()) as events:
+                async for event in events:
+                    meter.observe(event)
+                    self._keep(event)
+                    if meter.complete and self._kept:
+                        self._gateway.remember(meter, self._kept)
+                        self._kept, self._room = [], 0
+                    yield event
         except ServiceError as error:
             meter.error = error.code
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import aclosing
 
 from router.accounting import log_fields
 from router.api.deps import Services, identify, services_of
@@ -50,9 +51,10 @@ async def _respond(services: Services, request: InferenceRequest, scope: Scope, 
         if request.stream:
             await _stream(answer, send)
         else:
-            async for event in answer.events():
-                assert not isinstance(event, Chunk)
-                await send_json(send, 200, event.body, _head(answer))
+            async with aclosing(answer.events()) as events:
+                async for event in events:
+                    assert not isinstance(event, Chunk)
+                    await send_json(send, 200, event.body, _head(answer))
     finally:
         outcome = await answer.close()
         if outcome is not None:
@@ -62,9 +64,10 @@ async def _respond(services: Services, request: InferenceRequest, scope: Scope, 
 async def _stream(answer: Answer, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [*_SSE, *_head(answer)]})
     try:
-        async for event in answer.events():
-            if isinstance(event, Chunk) and event.raw:
-                await send({"type": "http.response.body", "body": event.raw, "more_body": True})
+        async with aclosing(answer.events()) as events:
+            async for event in events:
+                if isinstance(event, Chunk) and event.raw:
+                    await send({"type": "http.response.body", "body": event.raw, "more_body": True})
     except ServiceError as error:
         # The status is out; the event tells the client, and the missing [DONE] that the answer is not whole.
         await send({"type": "http.response.body", "body": encode_event(error.json()), "more_body": True})

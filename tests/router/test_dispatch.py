@@ -1,0 +1,196 @@
+"""dispatch: the loop's invariants over any outcome of any candidate, with adapters that a test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.dispatch import Dispatcher
+from router.health import HealthBoard
+from router.trail import Trail
+from router.types import (
+    Backend,
+    Caller,
+    Candidate,
+    Chunk,
+    Completion,
+    Decision,
+    Deployment,
+    Event,
+    Features,
+    InferenceRequest,
+    Model,
+    Timeouts,
+    Wishes,
+)
+from shared.errors import (
+    AllCandidatesFailed,
+    ContextLengthExceeded,
+    ServiceError,
+    StreamInterrupted,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from shared.sse import DONE
+
+ROLE = Chunk(b"data: role\n\n")
+WORD = Chunk(b"data: word\n\n", output=True)
+END = Chunk(DONE)
+
+FATES = ("answers", "fails", "rejects", "too_long", "ends_early", "fails_late")
+
+
+@dataclass
+class ScriptedAdapter:
+    """A `BackendAdapter` whose every deployment meets the fate that its upstream model names."""
+
+    tried: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+
+    async def send(
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None
+    ) -> AsyncIterator[Event]:
+        """Yield what the fate says."""
+        self.tried.append(deployment.id)
+        try:
+            fate = deployment.upstream_model
+            if fate == "fails":
+                raise UpstreamUnavailable("down")
+            if fate == "rejects":
+                raise UpstreamRejected(422, {"message": "no"})
+            if fate == "too_long":
+                raise ContextLengthExceeded("long")
+            if fate == "silent":
+                await asyncio.Event().wait()
+            if not request.stream:
+                yield Completion(b"{}")
+                return
+            yield ROLE
+            if fate == "ends_early":
+                return
+            if fate == "fails_late":
+                raise UpstreamUnavailable("error event")
+            yield WORD
+            if fate == "cut":
+                raise UpstreamUnavailable("cut")
+            yield END
+        finally:
+            self.closed.append(deployment.id)
+
+
+def request_for(stream: bool = True, wishes: Wishes | None = None) -> InferenceRequest:
+    """Return a small request."""
+    caller = Caller("c", "c")
+    return InferenceRequest("r", "chat", "m", stream, b"{}", {}, caller, wishes or Wishes())
+
+
+def decision_for(fates: list[str], contexts: list[int | None] | None = None) -> Decision:
+    """Return a decision that ranks one deployment for each fate."""
+    ranking = []
+    for index, fate in enumerate(fates):
+        timeouts = Timeouts(first_token=0.05, idle=0.05, total=5)
+        backend = Backend(f"b{index}", "openai", "http://127.0.0.1:1", "external", timeouts=timeouts)
+        place = Deployment(f"m{index}@b{index}", f"m{index}", backend, fate)
+        context = contexts[index] if contexts else None
+        ranking.append(Candidate(Model(f"m{index}", (place,), context_length=context), place))
+    features = Features(frozenset({"chat"}), 1, 0, None, True)
+    return Decision("d", "m", None, tuple(ranking), (), features, 0, 1)
+
+
+@given(fates=st.lists(st.sampled_from(FATES), min_size=1, max_size=6), budget=st.integers(1, 4))
+def test_dispatch_keeps_its_invariants(fates: list[str], budget: int) -> None:
+    """The tries follow the ranking, stay in budget, stop at a verdict, and leave nothing open."""
+
+    async def run() -> None:
+        adapter, health = ScriptedAdapter(), HealthBoard()
+        dispatcher = Dispatcher({"openai": adapter}, health, attempts=budget)
+        decision, trail = decision_for(fates), Trail(time.perf_counter())
+        ranked = [candidate.deployment.id for candidate in decision.ranking]
+        winner: str | None = None
+        try:
+            committed = await dispatcher.send(request_for(), decision, trail)
+        except ServiceError:
+            pass
+        else:
+            winner = committed.candidate.deployment.id
+            assert [event async for event in committed.events()] == [ROLE, WORD, END]
+            await committed.close()
+        assert adapter.tried == ranked[: len(adapter.tried)]
+        assert len(adapter.tried) <= budget
+        assert adapter.closed == adapter.tried
+        assert [attempt.deployment for attempt in trail.attempts] == adapter.tried
+        last = {"answers": None, "rejects": None}
+        assert all(fate not in last for fate in fates[: len(adapter.tried) - 1])
+        if winner is not None:
+            assert fates[ranked.index(winner)] == "answers"
+        elif "answers" in fates[:budget] and "rejects" not in fates[:budget]:
+            raise AssertionError("a candidate within the budget would have answered")
+        assert all(state.in_flight == 0 for state in health.snapshot().values())
+
+    asyncio.run(run())
+
+
+async def test_dispatch_gives_up_on_silence_and_moves_on() -> None:
+    """A first token that does not come in time is a failed attempt."""
+    adapter = ScriptedAdapter()
+    dispatcher = Dispatcher({"openai": adapter}, HealthBoard())
+    trail = Trail(time.perf_counter())
+    committed = await dispatcher.send(request_for(), decision_for(["silent", "answers"]), trail)
+    await committed.close()
+    assert [attempt.error for attempt in trail.attempts] == ["upstream_timeout", None]
+
+
+async def test_dispatch_stops_at_the_deadline() -> None:
+    """A deadline in the request bounds all attempts together."""
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, HealthBoard(), attempts=10)
+    with pytest.raises(UpstreamTimeout):
+        await dispatcher.send(
+            request_for(wishes=Wishes(deadline_ms=20)), decision_for(["silent"] * 5), Trail(time.perf_counter())
+        )
+
+
+async def test_dispatch_interrupts_a_stream_that_is_cut() -> None:
+    """After the commit point a failure is told as an interruption, never as a clean end."""
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, HealthBoard())
+    committed = await dispatcher.send(request_for(), decision_for(["cut", "answers"]), Trail(time.perf_counter()))
+    seen: list[Event] = []
+    with pytest.raises(StreamInterrupted):
+        async for event in committed.events():
+            seen.append(event)  # noqa: PERF401 - the events before the failure count
+    await committed.close()
+    assert seen == [ROLE, WORD]
+
+
+async def test_dispatch_tries_only_larger_contexts_after_one_was_too_small() -> None:
+    """A prompt that is too long for one model is not sent to another of the same size."""
+    adapter = ScriptedAdapter()
+    dispatcher = Dispatcher({"openai": adapter}, HealthBoard(), attempts=5)
+    decision = decision_for(["too_long", "answers", "answers"], [1000, 1000, 8000])
+    committed = await dispatcher.send(request_for(), decision, Trail(time.perf_counter()))
+    await committed.close()
+    assert adapter.tried == ["m0@b0", "m2@b2"]
+
+
+async def test_dispatch_tries_once_without_fallback() -> None:
+    """A request that wishes no fallback has one attempt."""
+    adapter = ScriptedAdapter()
+    dispatcher = Dispatcher({"openai": adapter}, HealthBoard())
+    wishes = Wishes(fallback=False)
+    with pytest.raises(UpstreamUnavailable):
+        await dispatcher.send(request_for(wishes=wishes), decision_for(["fails", "answers"]), Trail(0.0))
+    assert adapter.tried == ["m0@b0"]
+
+
+async def test_dispatch_tells_how_many_failed() -> None:
+    """Several failures become one error with the attempts in it."""
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, HealthBoard())
+    with pytest.raises(AllCandidatesFailed) as caught:
+        await dispatcher.send(request_for(), decision_for(["fails", "ends_early"]), Trail(time.perf_counter()))
+    assert len(caught.value.failures) == 2
