@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from router.types import Dialect, Price, Tier
 
-__all__ = ["FoundBackend", "FoundModel", "NewKey", "Row", "Rows", "Source", "UsageTotal"]
+__all__ = ["Announcement", "Beat", "FoundBackend", "FoundModel", "NewKey", "Row", "Rows", "Source", "UsageTotal"]
 
 Row = Mapping[str, Any]
 Source = Literal["manifest", "discovery", "agent"]
@@ -52,6 +52,28 @@ class FoundModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Announcement:
+    """What an agent says of itself when it registers; `models` as it reported them."""
+
+    id: str
+    name: str
+    url: str
+    models: tuple[Row, ...] = ()
+    version: str | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What an agent said last; `seen_at` in milliseconds since the epoch."""
+
+    id: str
+    seen_at: int
+    queued: int = 0
+    running: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class NewKey:
     """A key just made; `key` is shown once and kept nowhere."""
 
@@ -69,11 +91,11 @@ class UsageTotal:
 
     caller: str
     caller_name: str
-    model: str | None
-    requests: int
-    errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: Decimal
-    unpriced: int
+    model: str
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    unpriced: int = 0
     """Requests with tokens whose cost is unknown."""

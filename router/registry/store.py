@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,17 +10,17 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from router.registry import schema
+from router.registry import announced, schema
 from router.registry.build import build_catalog
 from router.registry.database import Database, StoreError, open_database
 from router.registry.declared import Change, changes_between, manifest_of, write_manifest
+from router.registry.keys import make_key
 from router.registry.manifest import Manifest
 from router.registry.revision import RevisionReader
-from router.registry.rows import FoundBackend, FoundModel, NewKey, Row, Rows, Source
+from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, NewKey, Row, Rows, Source, UsageTotal
+from router.registry.totals import usage_totals
 
 __all__ = ["RegistryStore", "StoreError", "open_store"]
-
-_KEY_PREFIX = "sk-router-"
 
 
 def open_store(path_or_url: str | Path) -> RegistryStore:
@@ -133,16 +131,73 @@ class RegistryStore:
     def set_accepts_messages(self, backend: str, source: Source, accepts: bool) -> bool:
         """Note whether a backend takes `messages`; return whether that is news."""
         table = schema.backends
-        change = (
-            update(table)
-            .where(table.c.name == backend, table.c.source == source, table.c.accepts_messages != accepts)
-            .values(accepts_messages=accepts)
-        )
+        here = (table.c.name == backend, table.c.source == source)
+        with self.database.reading() as connection:
+            if connection.execute(select(table.c.accepts_messages).where(*here)).scalar() in (None, accepts):
+                return False
         with self.database.writing() as connection:
-            changed = connection.execute(change).rowcount > 0
-            if changed:
+            changed = connection.execute(
+                update(table).where(*here, table.c.accepts_messages != accepts).values(accepts_messages=accepts)
+            )
+            if changed.rowcount > 0:
                 bump(connection)
-        return changed
+        return changed.rowcount > 0
+
+    def declared_agents(self) -> list[tuple[str, str, str | None]]:
+        """Return name, base URL and key variable of each declared backend that is a local agent."""
+        table = schema.backends
+        query = select(table.c.name, table.c.base_url, table.c.api_key_env).where(
+            table.c.source == "manifest", table.c.dialect == "local_agent"
+        )
+        with self.database.reading() as connection:
+            return [(row.name, row.base_url, row.api_key_env) for row in connection.execute(query)]
+
+    # --- agents ---------------------------------------------------------------------------------
+
+    def register_agent(self, announcement: Announcement) -> str:
+        """Take in an agent with its models, and return its backend's name."""
+        with self.database.writing() as connection:
+            name = announced.choose_backend(connection, announcement)
+            old = announced.displaced(connection, announcement, name)
+            backend, models = announced.agent_backend(announcement, name), announced.agent_models(announcement)
+            news = [row["backend"] for row in old] != [name] or any(row["stale"] for row in old)
+            announced.upsert_agent(connection, announcement, name, old, now_ms())
+            if news or not _found_as(connection, backend, models, "agent"):
+                for row in old:
+                    if row["backend"] != name:
+                        remove_found(connection, row["backend"], "agent")
+                replace_found(connection, backend, models, "agent")
+                bump(connection)
+        return name
+
+    def agents(self) -> tuple[Row, ...]:
+        """Return every agent's row."""
+        with self.database.reading() as connection:
+            return _all(connection, schema.agents, "name", "id")
+
+    def write_beats(self, beats: Sequence[Beat]) -> None:
+        """Note when agents were last seen; a stale one is back by that."""
+        with self.database.writing() as connection:
+            if announced.write_beats(connection, beats):
+                bump(connection)
+
+    def mark_stale(self, ids: Collection[str]) -> None:
+        """Note that agents have gone silent."""
+        table = schema.agents
+        with self.database.writing() as connection:
+            gone = update(table).where(table.c.id.in_(list(ids)), table.c.stale.is_(False)).values(stale=True)
+            if connection.execute(gone).rowcount > 0:
+                bump(connection)
+
+    def remove_agent(self, id: str) -> None:  # noqa: A002 - the column's name
+        """Forget an agent and its backend."""
+        table = schema.agents
+        with self.database.writing() as connection:
+            backend = connection.execute(select(table.c.backend).where(table.c.id == id)).scalar()
+            if backend is not None:
+                connection.execute(delete(table).where(table.c.id == id))
+                remove_found(connection, backend, "agent")
+                bump(connection)
 
     # --- keys -----------------------------------------------------------------------------------
 
@@ -153,23 +208,7 @@ class RegistryStore:
             name: What people call it.
             models: Globs of the models and policies that it may use.
         """
-        key = _KEY_PREFIX + secrets.token_urlsafe(32)
-        made = NewKey(
-            id=f"key_{secrets.token_hex(8)}",
-            name=name,
-            key=key,
-            prefix=key[: len(_KEY_PREFIX) + 6],
-            models=tuple(models),
-            created_at=now_ms(),
-        )
-        row = {
-            "id": made.id,
-            "name": made.name,
-            "sha256": hashlib.sha256(key.encode()).hexdigest(),
-            "prefix": made.prefix,
-            "models": list(made.models),
-            "created_at": made.created_at,
-        }
+        made, row = make_key(name, models, now_ms())
         with self.database.writing() as connection:
             connection.execute(insert(schema.api_keys).values(row))
             bump(connection)
@@ -180,16 +219,14 @@ class RegistryStore:
         with self.database.reading() as connection:
             return _all(connection, schema.api_keys, "created_at", "id")
 
-    def revoke_key(self, id_or_prefix: str) -> Row | None:
+    def revoke_key(self, id: str) -> Row | None:  # noqa: A002 - the column's name
         """Revoke a key for good; return its row, or None where there is no such key."""
         table = schema.api_keys
         with self.database.writing() as connection:
             connection.execute(
-                update(table)
-                .where(table.c.id == id_or_prefix, table.c.revoked_at.is_(None))
-                .values(revoked_at=now_ms())
+                update(table).where(table.c.id == id, table.c.revoked_at.is_(None)).values(revoked_at=now_ms())
             )
-            row = connection.execute(select(table).where(table.c.id == id_or_prefix)).mappings().first()
+            row = connection.execute(select(table).where(table.c.id == id)).mappings().first()
             if row is not None:
                 bump(connection)
         return None if row is None else dict(row)
@@ -207,6 +244,15 @@ class RegistryStore:
         kind = sqlite if self.database.path is not None else postgresql
         with self.database.writing() as connection:
             connection.execute(kind.insert(schema.usage).on_conflict_do_nothing(), [dict(row) for row in rows])
+
+    def usage_totals(self, since: int | None = None) -> tuple[UsageTotal, ...]:
+        """Return the totals of each caller and model, the costliest first.
+
+        Args:
+            since: Only requests from this moment on, in milliseconds since the epoch.
+        """
+        with self.database.reading() as connection:
+            return usage_totals(connection, since)
 
 
 # --- pieces that work inside a caller's transaction ----------------------------------------------
