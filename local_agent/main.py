@@ -33,6 +33,7 @@ from shared.logs import logging_to_stderr
 __all__ = ["create_app"]
 
 _log = logging.getLogger("local_agent")
+_access = logging.getLogger("local_agent.access")
 _DISTRIBUTION = "inference-router"
 
 
@@ -95,6 +96,11 @@ async def open_services(settings: AgentSettings) -> AsyncIterator[Services]:
     """Start everything that outlives a request, and end it, the worker process included."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(logging_to_stderr(settings.log_level))
+        quiet = ops.QuietProbes()
+        _access.addFilter(quiet)
+        stack.callback(_access.removeFilter, quiet)
+        if settings.host not in ("127.0.0.1", "::1", "localhost"):
+            _log.warning("listening beyond this machine without authentication: anybody who reaches it may use it")
         supervisor = _supervisor(settings)
         services = Services(
             supervisor=supervisor,
@@ -133,7 +139,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     for resource in (infer, openai, models, ops):
         app.include_router(resource.router)
     errors.install(app)
-    app.add_middleware(RequestContext, logger=logging.getLogger("local_agent.access"))
+    app.add_middleware(RequestContext, logger=_access)
     return app
 
 

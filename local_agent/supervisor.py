@@ -250,7 +250,13 @@ class Supervisor:
             )
             configure = msgspec.structs.replace(configure, use_embedded=reason)
         grace = 0.0
-        worker = await WorkerProcess.start(configure, self._environment)
+        try:
+            worker = await WorkerProcess.start(configure, self._environment)
+        except OSError as error:  # out of processes or memory; better times may come
+            self._last_error = f"the worker cannot be started: {error}"
+            self._failed_starts += 1
+            _log.exception("the worker cannot be started")
+            return
         self._worker = worker
         try:
             while True:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from local_agent import frames
 from local_agent.types import Configure, FromWorker, ToWorker
@@ -94,7 +95,10 @@ class WorkerProcess:
             raise WorkerDied(f"no sign of life for {patience_s:g} s") from None
         except (asyncio.IncompleteReadError, OSError, frames.FrameTooLarge):
             raise WorkerDied("the process ended") from None
-        return self._incoming.decode(body)
+        try:
+            return self._incoming.decode(body)
+        except msgspec.DecodeError as error:
+            raise WorkerDied(f"a message that cannot be read: {error}") from None
 
     async def stop(self, grace_s: float = 0.0) -> str:
         """End the process and return how it ended.

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from local_agent.api.deps import services_of
+from local_agent.types import Phase
 
-__all__ = ["router"]
+__all__ = ["QuietProbes", "router"]
 
+_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 router = APIRouter(tags=["operations"])
+
+
+class QuietProbes(logging.Filter):
+    """Drops the access lines of probes: they come every few seconds for ever and say nothing."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is worth a line."""
+        fields = getattr(record, "fields", {})
+        return record.levelno > logging.INFO or fields.get("path") not in _PROBES
 
 
 @router.get("/healthz")
@@ -28,7 +40,8 @@ async def readyz(request: Request) -> JSONResponse:
     progress: dict[str, Any] | None = None
     if status.progress_total and not status.ready:
         share = round(status.progress_done / status.progress_total, 4)
-        progress = {"done": status.progress_done, "total": status.progress_total, "fraction": share}
+        unit = "bytes" if status.phase is Phase.DOWNLOADING else "tensors"
+        progress = {"done": status.progress_done, "total": status.progress_total, "fraction": share, "unit": unit}
     model = status.model
     body = {
         "status": "ready" if status.ready else "unavailable",

@@ -16,6 +16,8 @@ __all__ = ["ChatBody", "CompletionBody", "InferBody", "Message", "read"]
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
 Stops = Annotated[list[str], Field(max_length=16)]
+# JSON has no largest integer; the wire to the worker has.
+_HUGE = 1 << 62
 # Members of a union appear in error locations under names such as `list[str]` and `str`.
 _FIELD = re.compile(r"(?!(?:str|int|float|bool)$)[a-z_]+")
 B = TypeVar("B", bound="_Body")
@@ -89,8 +91,8 @@ class _Body(BaseModel):
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=max(0, self.top_k),
-            seed=self.seed,
+            top_k=min(max(0, self.top_k), _HUGE),
+            seed=None if self.seed is None else self.seed % _HUGE,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
         )
@@ -132,7 +134,7 @@ class InferBody(_Body):
             messages=messages,
             prompt=self.prompt if messages is None else None,
             prefill=self.prefill,
-            max_tokens=self.max_tokens,
+            max_tokens=min(self.max_tokens, _HUGE),
             stop=self.stops(),
             sampling=self.sampling(),
         )
@@ -167,10 +169,11 @@ class ChatBody(_OpenAIBody):
             prefill = content if isinstance(content, str) else "".join(part["text"] for part in content)
             if not messages:
                 raise InvalidRequest("There is nothing before the final message.", param="messages")
+        wanted = self.max_completion_tokens or self.max_tokens
         return Generation(
             messages=messages,
             prefill=prefill,
-            max_tokens=self.max_completion_tokens or self.max_tokens,
+            max_tokens=None if wanted is None else min(wanted, _HUGE),
             stop=self.stops(),
             sampling=self.sampling(),
         )
@@ -187,7 +190,9 @@ class CompletionBody(_OpenAIBody):
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         if not prompt:
             raise InvalidRequest("`prompt` must not be empty.", param="prompt")
-        return Generation(prompt=prompt, max_tokens=self.max_tokens, stop=self.stops(), sampling=self.sampling())
+        return Generation(
+            prompt=prompt, max_tokens=min(self.max_tokens, _HUGE), stop=self.stops(), sampling=self.sampling()
+        )
 
 
 async def read(request: Request, kind: type[B], limit: int) -> B:

@@ -37,7 +37,9 @@ def stored_bytes(directory: Path) -> int:
     return total
 
 
-def download(spec: ModelSpec, cache: Path, token: str | None, progress: Progress) -> Path:
+def download(
+    spec: ModelSpec, cache: Path, token: str | None, progress: Progress, *, endpoint: str | None = None
+) -> Path:
     """Return a directory with the model's files, fetching what is missing.
 
     Interrupted downloads continue where they stopped. A model that is complete on disk needs no
@@ -48,6 +50,7 @@ def download(spec: ModelSpec, cache: Path, token: str | None, progress: Progress
         cache: Where models are kept.
         token: A Hugging Face token, for gated repositories.
         progress: Called about once a second with bytes done and bytes in all.
+        endpoint: A hub other than the public one.
 
     Raises:
         DownloadFailed: Every source failed.
@@ -62,7 +65,7 @@ def download(spec: ModelSpec, cache: Path, token: str | None, progress: Progress
             if (target / ".complete").is_file():
                 return target
             try:
-                _fetch(source, target, token, progress)
+                _fetch(source, target, token, progress, endpoint)
             except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; the next source may do
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 failures.append(f"{source.repo}: {reason[0]}")
@@ -72,10 +75,10 @@ def download(spec: ModelSpec, cache: Path, token: str | None, progress: Progress
     raise DownloadFailed("; ".join(failures))
 
 
-def _fetch(source: HubSource, target: Path, token: str | None, progress: Progress) -> None:
+def _fetch(source: HubSource, target: Path, token: str | None, progress: Progress, endpoint: str | None) -> None:
     # Never the login of whoever started the agent: only the token the settings name.
     credential = token or False
-    info = HfApi().model_info(source.repo, files_metadata=True, token=credential)
+    info = HfApi(endpoint=endpoint).model_info(source.repo, files_metadata=True, token=credential)
     patterns = (*_SMALL_FILES, source.weights, f"{source.weights}.index.json", "model.safetensors.index.json")
     wanted = {
         file.rfilename: file.size or 0
@@ -90,7 +93,7 @@ def _fetch(source: HubSource, target: Path, token: str | None, progress: Progres
     reporter.start()
     try:
         for name in wanted:
-            hf_hub_download(source.repo, name, revision=info.sha, local_dir=target, token=credential)
+            hf_hub_download(source.repo, name, revision=info.sha, local_dir=target, token=credential, endpoint=endpoint)
     finally:
         stop.set()
         reporter.join()

@@ -25,8 +25,7 @@ class Sampler:
         if sampling.seed is None:
             self._generator.seed()
         else:
-            # Any integer is a valid seed for a caller; torch takes 64 bits.
-            self._generator.manual_seed(sampling.seed % (1 << 63))
+            self._generator.manual_seed(sampling.seed)
         self._counts: dict[int, int] = {}
 
     def sample(self, logits: torch.Tensor) -> int:
