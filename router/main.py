@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
+import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
@@ -28,6 +29,7 @@ from router.health import HealthBoard
 from router.interfaces import BackendAdapter
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
+from router.registry.discovery import Discovery, sources
 from router.registry.manifest import load_manifest
 from router.registry.store import open_store
 from router.registry.usage import UsageWriter
@@ -83,6 +85,11 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
         )
         await state.connect()
         await _in_background(stack, catalog.run())
+        asking = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0, trust_env=False))
+        named = sources(
+            local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret
+        )
+        await _in_background(stack, Discovery(named, store, asking, read_secret).run())
         yield Services(
             gateway=gateway,
             catalog=catalog,
