@@ -173,12 +173,12 @@ class Upstream:
             response = await client.send(request, stream=True)
         try:
             if response.status_code != 200:
-                raise await self._failure(response)
+                raise await self._failure(backend, response)
             yield Reply(response, self._answer_limit)
         finally:
             await response.aclose()
 
-    async def _failure(self, response: httpx.Response) -> ServiceError:
+    async def _failure(self, backend: Backend, response: httpx.Response) -> ServiceError:
         if response.status_code < 400:
             return UpstreamUnavailable(f"The backend answered with an unexpected status {response.status_code}.")
         body = b""
@@ -187,4 +187,5 @@ class Upstream:
                 body += part
                 if len(body) > _ERROR_LIMIT:
                     break
-        return failure(response.status_code, body, response.headers)
+        quoted = backend.dialect == "local_agent"
+        return failure(response.status_code, body, response.headers, quoted=quoted)

@@ -25,10 +25,16 @@ _OUR_ACCOUNT = (401, 402, 403)
 _TOO_LONG = ("maximum context length", "context window", "max_model_len", "context length")
 
 
-def failure(status: int, body: bytes, headers: Mapping[str, str]) -> ServiceError:
+def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: bool = False) -> ServiceError:
     """Return the error for a reply with a 4xx or 5xx status.
 
     Nothing of a body that is not an OpenAI-style error reaches the caller.
+
+    Args:
+        status: The reply's status.
+        body: The reply's body.
+        headers: The reply's headers.
+        quoted: Whether a 5xx may be told in the backend's own words, as those of our agent may.
     """
     detail = _detail(body)
     if status in _OUR_ACCOUNT:
@@ -40,7 +46,8 @@ def failure(status: int, body: bytes, headers: Mapping[str, str]) -> ServiceErro
         return UpstreamRateLimited("The backend's rate limit is reached.", retry_after=wait)
     if 400 <= status < 500:
         return rejected(status, detail)
-    return UpstreamUnavailable(f"The backend failed with status {status}.", retry_after=wait)
+    words = str(detail.get("message") or "") if quoted else ""
+    return UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
 
 
 def _detail(body: bytes) -> dict[str, Any]:
