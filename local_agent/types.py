@@ -76,6 +76,8 @@ class Generation(msgspec.Struct, frozen=True):
     """Raw text that the model continues; no template."""
     prefill: str = ""
     """The beginning of the answer; the generated text continues it."""
+    origin: str = "prompt"
+    """The request field that the prompt came from; errors name it."""
     max_tokens: int | None = None
     """None means as much as the context leaves."""
     stop: tuple[str, ...] = ()

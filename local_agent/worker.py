@@ -186,7 +186,7 @@ class Worker:
             raise ContextLengthExceeded(
                 f"This model's context is {context} tokens; the prompt has {len(tokens)} tokens "
                 "and the answer needs at least 1.",
-                param="messages" if chat else "prompt",
+                param=generation.origin,
             )
         room = context - len(tokens)
         wanted = room if generation.max_tokens is None else min(generation.max_tokens, room)

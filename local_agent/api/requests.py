@@ -128,11 +128,13 @@ class InferBody(_Body):
         if self.messages is None and not self.prompt:
             raise InvalidRequest("`prompt` must not be empty.", param="prompt")
         messages = _turns(self.messages) if self.messages else None
+        origin = "prompt" if messages is None else "messages"
         if messages is None and chat:
             messages = [{"role": "user", "content": self.prompt}]
         return Generation(
             messages=messages,
             prompt=self.prompt if messages is None else None,
+            origin=origin,
             prefill=self.prefill,
             max_tokens=min(self.max_tokens, _HUGE),
             stop=self.stops(),
@@ -172,6 +174,7 @@ class ChatBody(_OpenAIBody):
         wanted = self.max_completion_tokens or self.max_tokens
         return Generation(
             messages=messages,
+            origin="messages",
             prefill=prefill,
             max_tokens=None if wanted is None else min(wanted, _HUGE),
             stop=self.stops(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -27,7 +29,7 @@ def test_scheduler_interleaves_a_long_prefill_with_decoding() -> None:
     assert scheduler.next() == Prefill(1, 0, 10, last=True)
     scheduler.add(Sequence(2, 450, 50))
     steps = [scheduler.next() for _ in range(9)]
-    for first, second in zip(steps, steps[1:], strict=False):
+    for first, second in itertools.pairwise(steps):
         assert not (isinstance(first, Prefill) and isinstance(second, Prefill))
     assert [step.end for step in steps if isinstance(step, Prefill)] == [100, 200, 300, 400, 450]
 
