@@ -29,10 +29,17 @@ __all__ = [
     "manifest_schema",
     "parse_manifest",
     "plain",
+    "plain_value",
+    "web_address",
 ]
 
 
-def _place_on_the_web(url: str) -> str:
+def web_address(url: str) -> str:
+    """Return a base URL without its last slash.
+
+    Raises:
+        ValueError: It is no http(s) URL, or holds credentials.
+    """
     try:
         parts = urlsplit(url)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -51,7 +58,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[!-~]+$", max_length=256)]
 BackendName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
-BaseURL = Annotated[str, Field(json_schema_extra={"format": "uri"}), AfterValidator(_place_on_the_web)]
+BaseURL = Annotated[str, Field(json_schema_extra={"format": "uri"}), AfterValidator(web_address)]
 USD = Annotated[Decimal, Field(ge=0, max_digits=30)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -273,14 +280,15 @@ def _lower_first(message: str) -> str:
 
 def plain(manifest: BaseModel) -> dict[str, Any]:
     """Return a manifest, or a part of it, as plain values without what is left at its default."""
-    return {name: _plain(value) for name, value in manifest.model_dump(exclude_defaults=True).items()}
+    return {name: plain_value(value) for name, value in manifest.model_dump(exclude_defaults=True).items()}
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return plain JSON values; money is a number where that is exact, else text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_value(item) for item in value]
     if isinstance(value, Decimal):
         number = float(value)
         return number if Decimal(repr(number)) == value else format(value, "f")

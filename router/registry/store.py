@@ -214,7 +214,7 @@ class RegistryStore:
             bump(connection)
         return made
 
-    def keys(self) -> tuple[Row, ...]:
+    def api_keys(self) -> tuple[Row, ...]:
         """Return every key's row, revoked ones too."""
         with self.database.reading() as connection:
             return _all(connection, schema.api_keys, "created_at", "id")
