@@ -99,7 +99,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
             chunks.append(chunk)
         else:
             chunks.clear()
-        if not message.get("more_body", False) or size > _DRAIN_LIMIT:
+        if not message.get("more_body", False) or size - limit > _DRAIN_LIMIT:
             break
     if size > limit:
         raise PayloadTooLarge(f"The request body exceeds the limit of {limit} bytes.")

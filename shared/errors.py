@@ -76,7 +76,7 @@ class ServiceError(Exception):
 
     Args:
         message: What went wrong and, where there is one, what to do; shown to the caller.
-        param: The request field at fault, dotted (`messages.0.role`).
+        param: The request field at fault, as a path (`messages[0].role`).
         retry_after: Seconds after which a retry makes sense; becomes the `Retry-After` header.
     """
 

@@ -17,9 +17,10 @@ __all__ = ["JSONFormatter", "logging_to_stderr", "redact"]
 # Bearer tokens, our own keys and the shapes of provider keys; the last line of defence, not the first.
 _SECRETS = re.compile(
     r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"
-    r"|\b(?:sk|rk|gsk|xai|pplx|nvapi|hf|fw|csk)[-_][A-Za-z0-9_-]{12,}"
-    r"|\bAIza[A-Za-z0-9_-]{20,}"
-    r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    # In a JSON string a key at the start of a line follows the letter of `\n`, which is no word boundary.
+    r"|(?:\b|(?<=\\[nrt]))(?:sk|rk|gsk|xai|pplx|nvapi|hf|fw|csk)[-_][A-Za-z0-9_-]{12,}"
+    r"|(?:\b|(?<=\\[nrt]))AIza[A-Za-z0-9_-]{20,}"
+    r"|(?<=://)[^/\s\"@]+(?=@)"
 )
 
 

@@ -33,8 +33,10 @@ class SSEEvent:
 
 
 def encode_event(data: bytes, event: str | None = None) -> bytes:
-    """Return one event; `data` must hold no line break (compact JSON never does)."""
+    """Return one event; every line of `data` gets its own `data:` field."""
     prefix = b"" if event is None else b"event: " + event.encode() + b"\n"
+    if b"\n" in data or b"\r" in data:
+        data = b"\ndata: ".join(_LINE.split(data))
     return prefix + b"data: " + data + b"\n\n"
 
 
@@ -70,7 +72,7 @@ class SSEReader:
         """Return the events that `data` completes.
 
         Raises:
-            EventTooLarge: The unfinished event exceeds the limit.
+            EventTooLarge: An event, finished or not, exceeds the limit; the stream is lost.
         """
         buffer = self._buffer
         buffer += data
@@ -87,6 +89,8 @@ class SSEReader:
             end = match.end()
             if end == len(buffer) and buffer[end - 1] == 0x0D:
                 break  # a CR at the very end may be the first half of CRLF
+            if end - start > self._limit:
+                raise EventTooLarge(f"an event exceeds {self._limit} bytes")
             if end - start > len(match.group()):
                 events.append(_parse(bytes(buffer[start:end])))
             start = position = end
