@@ -107,10 +107,13 @@ def _rank(candidates: list[Candidate], seed: int) -> list[Candidate]:
 
 
 def _lot(seed: int, candidate: Candidate) -> float:
-    """Return u ** (1 / weight) with u drawn from the seed and the deployment's id."""
+    """Return log(u) / weight with u drawn from the seed and the deployment's id.
+
+    It orders as u ** (1 / weight) does, but small weights do not vanish in it.
+    """
     digest = hashlib.blake2b(f"{seed}\0{candidate.deployment.id}".encode(), digest_size=8).digest()
     u = (int.from_bytes(digest, "big") + 1) / (2**64 + 1)
-    return math.pow(u, 1.0 / max(candidate.deployment.weight, 1e-9))
+    return math.log(u) / max(candidate.deployment.weight, 1e-9)
 
 
 def no_candidate(decision: Decision) -> ServiceError:

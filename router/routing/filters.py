@@ -22,15 +22,13 @@ def privacy(features: Features, _model: Model, deployment: Deployment, _health: 
 def capability(features: Features, model: Model, deployment: Deployment, _health: DeploymentHealth) -> str | None:
     """Reject what cannot do something that the request needs; unknown capabilities do not count."""
     known = model.capabilities
+    missing = features.needs - known if known else frozenset()
     if deployment.backend.dialect == "local_agent":
         # `/infer` has no fields for more than text in, text out, one choice.
-        known = (known or _AGENT_CAPABILITIES) & _AGENT_CAPABILITIES
+        missing |= features.needs - _AGENT_CAPABILITIES
         if features.choices > 1:
             return "an agent gives one choice (n = 1)"
-    if not known:
-        return None
-    missing = sorted(features.needs - known)
-    return f"lacks {', '.join(missing)}" if missing else None
+    return f"lacks {', '.join(sorted(missing))}" if missing else None
 
 
 def context(features: Features, model: Model, _deployment: Deployment, _health: DeploymentHealth) -> str | None:

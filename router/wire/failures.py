@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -18,11 +19,21 @@ from shared.errors import (
     UpstreamUnauthorized,
     UpstreamUnavailable,
 )
+from shared.logs import redact
 
 __all__ = ["error_event", "failure", "rejected", "retry_after"]
 
 _OUR_ACCOUNT = (401, 402, 403)
-_TOO_LONG = ("maximum context length", "context window", "max_model_len", "context length")
+_OUR_ACCOUNT_CODES = ("invalid_api_key", "authentication_error", "insufficient_quota", "permission_error")
+_TOO_LONG = (
+    "context length",
+    "context window",
+    "context size",  # llama.cpp
+    "maximum model length",  # vLLM
+    "max_model_len",
+    "prompt is too long",
+)
+_TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: bool = False) -> ServiceError:
@@ -36,18 +47,22 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
         headers: The reply's headers.
         quoted: Whether a 5xx may be told in the backend's own words, as those of our agent may.
     """
-    detail = _detail(body)
+    detail, wait = _detail(body), retry_after(headers)
+    if (error := _by_status(status, detail, wait)) is not None:
+        return error
+    words = str(detail.get("message") or "") if quoted else ""
+    return UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
+
+
+def _by_status(status: int, detail: dict[str, Any], wait: float | None) -> ServiceError | None:
+    """Return what a 4xx means, told by a status line or within a body; None for any other status."""
     if status in _OUR_ACCOUNT:
         return UpstreamUnauthorized(f"The backend refused the router's credentials ({status}).")
     if status == 408:
         return UpstreamTimeout("The backend gave up waiting (408).")
-    wait = retry_after(headers)
     if status == 429:
         return UpstreamRateLimited("The backend's rate limit is reached.", retry_after=wait)
-    if 400 <= status < 500:
-        return rejected(status, detail)
-    words = str(detail.get("message") or "") if quoted else ""
-    return UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
+    return rejected(status, detail) if 400 <= status < 500 else None
 
 
 def _detail(body: bytes) -> dict[str, Any]:
@@ -69,12 +84,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
         pass
+    else:
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=timezone.utc)
@@ -85,7 +102,7 @@ def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
     """Return the error that a backend sent with status 200, in a body or in a stream."""
     try:
         detail: Any = msgspec.json.decode(bytes(raw)) if raw is not None else None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         detail = None
     if isinstance(detail, str):
         detail = {"message": detail}
@@ -93,20 +110,28 @@ def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
         return UpstreamUnavailable("The backend's answer holds neither choices nor an error.")
     code = detail.get("code")
     status = code if isinstance(code, int) else detail.get("status")
-    if isinstance(status, int) and 400 <= status < 500 and status not in (*_OUR_ACCOUNT, 408, 429):
-        return rejected(status, detail)
-    return UpstreamUnavailable(f"The backend reported an error: {str(detail.get('message'))[:500]}")
+    if not isinstance(status, int):
+        # An error without a status still says by its code or words whose fault it is.
+        if code in _OUR_ACCOUNT_CODES or detail.get("type") in _OUR_ACCOUNT_CODES:
+            status = 401
+        elif code == "rate_limit_exceeded" or detail.get("type") == "rate_limit_error":
+            status = 429
+        else:
+            status = 400 if _too_long(detail) else 500
+    message = str(detail.get("message") or "no reason given")[:500]
+    return _by_status(status, detail, None) or UpstreamUnavailable(f"The backend reported an error: {redact(message)}")
 
 
 def rejected(status: int, detail: dict[str, Any]) -> ServiceError:
     """Return the error for a backend's 4xx about the request itself."""
-    message = str(detail.get("message") or "")
-    lowered = message.lower()
-    too_long = (
-        detail.get("code") == "context_length_exceeded"
-        or detail.get("param") == "input_tokens"
-        or any(phrase in lowered for phrase in _TOO_LONG)
-    )
-    if too_long and status in (400, 413, 422):
-        return ContextLengthExceeded(message or "The prompt is too long for the model.", param="messages")
+    if status in (400, 413, 422) and _too_long(detail):
+        message = str(detail.get("message") or "The prompt is too long for the model.")
+        return ContextLengthExceeded(message, param="messages")
     return UpstreamRejected(status, detail)
+
+
+def _too_long(detail: dict[str, Any]) -> bool:
+    if detail.get("code") in _TOO_LONG_CODES or detail.get("type") in _TOO_LONG_CODES:
+        return True
+    message = str(detail.get("message") or "").lower()
+    return detail.get("param") == "input_tokens" or any(phrase in message for phrase in _TOO_LONG)

@@ -38,7 +38,8 @@ def _dollars(value: str) -> Decimal:
         amount = Decimal(value)
     except InvalidOperation:
         amount = Decimal(-1)
-    if not amount.is_finite() or amount < 0:
+    # A tiny amount written out in a message would fill the memory: 1e-999999999.
+    if not amount.is_finite() or amount < 0 or (amount and not -18 <= amount.adjusted() <= 12):
         raise ValueError("expected an amount in USD, such as 0.05")
     return amount
 
@@ -56,10 +57,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def _plain(value: Any) -> str:
-    """Return a JSON value of the body in the spelling of a header."""
+    """Return a JSON value of the body in the spelling of a header; one that has none is left empty."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    return str(value)
+    return str(value) if isinstance(value, (str, int, float)) else ""
 
 
 def parse_wishes(headers: Mapping[str, str], body: Mapping[str, Any] | None) -> Wishes:

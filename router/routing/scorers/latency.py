@@ -26,6 +26,6 @@ def score_latency(_features: Features, candidates: Sequence[Candidate], health: 
     for candidate in candidates:
         state = health.get(candidate.deployment.id, _UNKNOWN)
         first = UNTRIED_MS if state.first_token_ms is None else state.first_token_ms
-        wait = first * (1 + state.in_flight / candidate.deployment.weight)
+        wait = first * (1 + state.in_flight / max(candidate.deployment.weight, 1e-9))
         scores.append((1.0 - state.failure_rate) / (1.0 + wait / HALF_AT_MS))
     return scores
