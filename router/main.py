@@ -11,12 +11,15 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
 from starlette.routing import Route
 
 from router.accounting import Ledger, RouterMetrics
 from router.admission import Doorkeeper
+from router.api.admin import admin_router
+from router.api.agents import agents_router
 from router.api.chat import ChatCompletions
-from router.api.deps import Services, add_error_handlers
+from router.api.deps import Services, add_error_handlers, services_of
 from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
@@ -24,19 +27,20 @@ from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
 from router.dispatch import Dispatcher
-from router.gateway import Gateway
+from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
 from router.registry.discovery import Discovery, sources
 from router.registry.manifest import load_manifest
-from router.registry.store import open_store
+from router.registry.roster import AgentRoster
+from router.registry.store import RegistryStore, open_store
 from router.registry.usage import UsageWriter
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
 from router.upstream import Upstream
-from shared.asgi import RequestContext
+from shared.asgi import RequestContext, Scope
 
 __all__ = ["create_app", "open_services"]
 
@@ -89,6 +93,8 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
         named = sources(
             local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret
         )
+        roster = AgentRoster(store)
+        await _in_background(stack, roster.run())
         await _in_background(stack, Discovery(named, store, asking, read_secret).run())
         yield Services(
             gateway=gateway,
@@ -97,6 +103,8 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
             health=health,
             state=state,
             metrics=metrics,
+            store=store,
+            roster=roster,
             body_limit=settings.body_limit,
         )
 
@@ -135,5 +143,23 @@ def create_app(settings: RouterSettings | None = None, services: OpenServices | 
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))
     app.include_router(models_router())
     app.include_router(ops_router())
+    app.include_router(agents_router(_roster, _catalog, _plain(chosen.agent_token)))
+    app.include_router(admin_router(_store, _catalog, _plain(chosen.admin_key)))
     describe_data_plane(app)
     return app
+
+
+def _roster(scope: Scope) -> AgentRoster:
+    return services_of(scope).roster
+
+
+def _catalog(scope: Scope) -> CatalogReader:
+    return services_of(scope).catalog
+
+
+def _store(scope: Scope) -> RegistryStore:
+    return services_of(scope).store
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value() or None

@@ -13,6 +13,8 @@ from router.admission import Doorkeeper
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import StateStore
+from router.registry.roster import AgentRoster
+from router.registry.store import RegistryStore
 from router.types import Caller
 from shared.asgi import Scope, header
 from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
@@ -30,6 +32,8 @@ class Services:
     health: HealthBoard
     state: StateStore
     metrics: CollectorRegistry
+    store: RegistryStore
+    roster: AgentRoster
     body_limit: int
 
 
