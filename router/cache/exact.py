@@ -34,7 +34,16 @@ class _Entry(msgspec.Struct):
     completion: msgspec.Raw
 
 
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Choices(msgspec.Struct):
+    choices: list[_Choice]
+
+
 _ENTRY = msgspec.json.Decoder(_Entry)
+_CHOICES = msgspec.json.Decoder(_Choices)
 
 
 class ExactCache:
@@ -76,9 +85,9 @@ class ExactCache:
             return None
         try:
             entry = _ENTRY.decode(value)
+            return CachedAnswer(self._events(bytes(entry.completion), request), entry.model, entry.backend)
         except msgspec.DecodeError:
-            return None
-        return CachedAnswer(self._events(bytes(entry.completion), request), entry.model, entry.backend)
+            return None  # not ours, or an answer that has no form as a stream
 
     def _events(self, completion: bytes, request: InferenceRequest) -> list[Event]:
         if not request.stream:
@@ -95,9 +104,15 @@ class ExactCache:
             return
         key = self._key(request, scope)
         value = msgspec.json.encode(_Entry(answer.model, answer.backend, msgspec.Raw(completion)))
-        task = asyncio.get_running_loop().create_task(self._store.put(key, value, self._ttl))
+        task = asyncio.get_running_loop().create_task(self._write(self._pending.get(key), key, value))
         self._pending[key] = task
         task.add_done_callback(lambda done: self._forget(key, done))
+
+    async def _write(self, before: asyncio.Task[None] | None, key: str, value: bytes) -> None:
+        """Keep a value after the one that was put before it, so that the newest stays."""
+        if before is not None:
+            await asyncio.wait((before,))
+        await self._store.put(key, value, self._ttl)
 
     def _forget(self, key: str, task: asyncio.Task[None]) -> None:
         if self._pending.get(key) is task:
@@ -110,7 +125,7 @@ class ExactCache:
 
     def _completion(self, events: list[Event]) -> bytes | None:
         if len(events) == 1 and isinstance(events[0], Completion):
-            return events[0].body if events[0].finish_reason else None
+            return events[0].body if _finished(events[0].body) else None
         reader = SSEReader()
         raw = b"".join(event.raw for event in events if isinstance(event, Chunk))
         data = [event.data for event in reader.feed(raw) if event.data is not None]
@@ -120,7 +135,22 @@ class ExactCache:
         return join_chunks(data[:-1], usage)
 
     def _key(self, request: InferenceRequest, scope: str) -> str:
-        fields = {name: msgspec.Raw(request.raw(name) or b"") for name in request.spans if name not in _IGNORED}
-        meaning = msgspec.json.decode(msgspec.json.encode(fields))
-        identity = [request.caller.id, request.endpoint, scope, request.wishes.privacy, meaning]
+        fields = {name: _meaning(request.raw(name) or b"") for name in request.spans if name not in _IGNORED}
+        identity = [request.caller.id, request.endpoint, scope, request.wishes.privacy, fields]
         return "cache:" + hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
+
+
+def _meaning(value: bytes) -> object:
+    """Return what a JSON value says, whatever its spelling; its bytes where it cannot be read (1e999)."""
+    try:
+        return msgspec.json.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return {"": value}
+
+
+def _finished(completion: bytes) -> bool:
+    """Return whether every choice of a whole answer came to its end."""
+    try:
+        return all(choice.finish_reason for choice in _CHOICES.decode(completion).choices)
+    except (msgspec.DecodeError, RecursionError):
+        return False

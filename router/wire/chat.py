@@ -167,8 +167,7 @@ def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
     splices: list[Splice] = [(*request.spans["model"], msgspec.json.encode(upstream_model))]
     if request.stream and not request.usage_asked:
         options = request.raw("stream_options")
-        asked = dict(msgspec.json.decode(options) or {}) if options else {}
-        value = msgspec.json.encode({**asked, "include_usage": True})
+        value = _asking_for_usage(options)
         if options is None:
             splices.append(insert_field(request.spans, "stream_options", value))
         else:
@@ -178,3 +177,12 @@ def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
         body, spans = index_fields(body)
         body = splice(body, [remove_field(body, spans, "router")])
     return body
+
+
+def _asking_for_usage(options: bytes | None) -> bytes:
+    if options in (None, b"null"):
+        return b'{"include_usage":true}'
+    options, spans = index_fields(options or b"")
+    if "include_usage" in spans:
+        return splice(options, [(*spans["include_usage"], b"true")])
+    return splice(options, [insert_field(spans, "include_usage", b"true")]) if spans else b'{"include_usage":true}'

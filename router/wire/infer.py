@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import msgspec
 
@@ -21,20 +21,32 @@ BYTES_PER_TOKEN = 4
 _OPTIONAL = ("top_p", "top_k", "stop", "seed", "prefill")
 
 
+class _Piece(msgspec.Struct):
+    type: str
+    text: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Turn(msgspec.Struct):
+    role: str
+    content: str | list[_Piece] | None = None
+
+
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class _Reply(msgspec.Struct):
     text: str | None = None
-    done: bool = False
+    done: bool | None = None
     finish_reason: str | None = None
     model: str | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_TURNS = msgspec.json.Decoder(list[_Turn])
+_USAGE = msgspec.json.Decoder(_Usage)
 _REPLY = msgspec.json.Decoder(_Reply)
 
 
@@ -44,41 +56,44 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
     An agent that accepts messages gets them, and applies its model's own template; any other
     gets the documented payload alone, with the conversation rendered into `prompt` in order.
     """
-    messages = msgspec.json.decode(request.raw("messages") or b"[]")
+    messages = request.raw("messages") or b"[]"
     temperature = request.raw("temperature")
     payload: dict[str, Any] = {
-        "prompt": "" if accepts_messages else render_prompt(messages),
         "max_tokens": request.max_tokens or 512,
-        "temperature": msgspec.json.decode(temperature) if temperature not in (None, b"null") else 0.7,
+        "temperature": 0.7 if temperature in (None, b"null") else msgspec.Raw(temperature or b""),
         "stream": request.stream,
     }
-    if accepts_messages:
-        del payload["prompt"]
-        payload["messages"] = messages
-        payload["model"] = upstream_model
-        for name in _OPTIONAL:
-            if (raw := request.raw(name)) not in (None, b"null"):
-                payload[name] = msgspec.Raw(raw or b"null")
+    if not accepts_messages:
+        return msgspec.json.encode({"prompt": _render_prompt(_TURNS.decode(messages)), **payload})
+    payload |= {"messages": msgspec.Raw(messages), "model": upstream_model}
+    for name in _OPTIONAL:
+        if (raw := request.raw(name)) not in (None, b"null"):
+            payload[name] = msgspec.Raw(raw or b"null")
     return msgspec.json.encode(payload)
 
 
-def render_prompt(messages: list[Mapping[str, Any]]) -> str:
+def _render_prompt(turns: Sequence[_Turn]) -> str:
     """Return a conversation as plain text; a single user message stays as it is."""
-    if len(messages) == 1 and messages[0].get("role") == "user":
-        return _text(messages[0].get("content"))
-    turns = [f"{str(turn.get('role', 'user')).capitalize()}: {_text(turn.get('content'))}" for turn in messages]
-    return "\n\n".join([*turns, "Assistant:"])
+    if len(turns) == 1 and turns[0].role == "user":
+        return _text(turns[0].content)
+    told = [f"{turn.role.capitalize()}: {_text(turn.content)}" for turn in turns]
+    return "\n\n".join([*told, "Assistant:"])
 
 
-def _text(content: Any) -> str:
+def _text(content: str | list[_Piece] | None) -> str:
     if isinstance(content, list):
-        return "\n".join(str(part.get("text", "")) for part in content if part.get("type") == "text")
-    return "" if content is None else str(content)
+        texts = [bytes(piece.text) for piece in content if piece.type == "text"]
+        return "\n".join(str(msgspec.json.decode(text)) for text in texts if text.startswith(b'"'))
+    return content or ""
 
 
-def _usage(reported: _Usage | None, request: InferenceRequest, text_bytes: int) -> Usage:
-    if reported is not None:
-        return Usage(reported.prompt_tokens, reported.completion_tokens)
+def _usage(reported: msgspec.Raw, request: InferenceRequest, text_bytes: int) -> Usage:
+    """Return the agent's own count, or an estimate where it gives none that can be read."""
+    try:
+        counted = _USAGE.decode(reported)
+        return Usage(counted.prompt_tokens, counted.completion_tokens)
+    except msgspec.DecodeError:
+        pass
     return Usage(
         prompt_tokens=math.ceil(request.text_bytes / BYTES_PER_TOKEN),
         completion_tokens=math.ceil(text_bytes / BYTES_PER_TOKEN),
@@ -150,7 +165,7 @@ class InferStream:
         Raises:
             UpstreamUnavailable: The event is not valid, or says that the agent failed.
         """
-        if event.data is None or self._finished:
+        if not event.data or not event.data.strip() or self._finished:
             return []
         if event.data.strip() == b"[DONE]":
             return self.close(clean=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from router.types import Chunk, Completion, Usage
 from router.wire.failures import error_event
-from router.wire.fields import index_fields, splice
+from router.wire.fields import index_fields, insert_field, splice
 from shared.errors import UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
@@ -16,17 +18,20 @@ __all__ = ["completion_event", "parse_completion", "with_model"]
 _NULL = msgspec.Raw(b"null")  # msgspec knows no optional Raw: it would take only null
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
+    cached_tokens: _Count | None = None
 
 
 class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Count | None = None
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int | None = None
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
 
@@ -48,8 +53,9 @@ class _ChunkChoice(msgspec.Struct):
 
 class _Chunk(msgspec.Struct):
     choices: list[_ChunkChoice] | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _NULL
     error: msgspec.Raw = _NULL
+    object: msgspec.Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -58,25 +64,34 @@ class _Choice(msgspec.Struct):
 
 class _Completion(msgspec.Struct):
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: msgspec.Raw = _NULL
     error: msgspec.Raw = _NULL
+    object: msgspec.Raw = _NULL
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _COMPLETION = msgspec.json.Decoder(_Completion)
+_USAGE = msgspec.json.Decoder(_Usage)
 _NOTHING = (b"null", b'""', b"[]", b"{}")
+_ERROR = b'"error"'
+"""vLLM's `object` where an error has no envelope."""
 
 
-def _read_usage(usage: _Usage | None) -> Usage | None:
-    """Return the reported token counts, or None where nothing was reported."""
-    if usage is None:
+def _read_usage(raw: msgspec.Raw) -> Usage | None:
+    """Return the reported token counts, or None where nothing was reported that can be read."""
+    if bytes(raw) in _NOTHING:
         return None
+    try:
+        usage = _USAGE.decode(raw)
+    except msgspec.DecodeError:
+        return None  # an answer is not lost to a count
     prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
     return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=usage.completion_tokens or 0,
-        cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
-        reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cached_tokens=min((prompt.cached_tokens or 0) if prompt else 0, prompt_tokens),
+        reasoning_tokens=min((completion.reasoning_tokens or 0) if completion else 0, completion_tokens),
     )
 
 
@@ -96,13 +111,14 @@ def parse_completion(body: bytes, reply_model: str | None) -> Completion:
         ServiceError: The body is an error in disguise.
     """
     try:
+        body.isascii() or body.decode()
         parsed = _COMPLETION.decode(body)
         if reply_model is not None:
             body = with_model(body, reply_model)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
     if not parsed.choices:
-        raise error_event(parsed.error)
+        raise error_event(body if bytes(parsed.object) == _ERROR else parsed.error)
     return Completion(body, _read_usage(parsed.usage), parsed.choices[0].finish_reason)
 
 
@@ -116,22 +132,43 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     data = event.data
     if data is None:
         return Chunk(event.raw)
-    if data.strip() == b"[DONE]":
+    text = data.strip()
+    if text == b"[DONE]":
         return Chunk(DONE)
+    if not text:
+        return Chunk(b"")  # a sign of life that strict clients would take for broken JSON
     try:
+        data.isascii() or data.decode()
         parsed = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
     if bytes(parsed.error) not in _NOTHING:
         raise error_event(parsed.error)
+    if bytes(parsed.object) == _ERROR:
+        raise error_event(data)
     usage = _read_usage(parsed.usage)
-    if usage is not None and not parsed.choices and not usage_asked:
+    if bytes(parsed.usage) not in _NOTHING and not parsed.choices and not usage_asked:
         return Chunk(b"", usage=usage)
-    raw = event.raw if reply_model is None else encode_event(with_model(data, reply_model))
+    raw = _rewritten(event, data, reply_model, has_choices=parsed.choices is not None)
     choices = parsed.choices or ()
     output = any(choice.delta is not None and _has_output(choice.delta) for choice in choices)
     finish = next((choice.finish_reason for choice in choices if choice.finish_reason), None)
     return Chunk(raw, output, usage, finish)
+
+
+def _rewritten(event: SSEEvent, data: bytes, reply_model: str | None, *, has_choices: bool) -> bytes:
+    """Return the event as the client gets it: as it came, unless a wish or a strict client needs more."""
+    if reply_model is None and has_choices:
+        return event.raw
+    if not has_choices:
+        data, spans = index_fields(data)
+        if not spans:
+            return b""
+        if "choices" in spans:
+            data = splice(data, [(*spans["choices"], b"[]")])
+        else:
+            data = splice(data, [insert_field(spans, "choices", b"[]")])
+    return encode_event(data if reply_model is None else with_model(data, reply_model), event.event)
 
 
 def _has_output(delta: _Delta) -> bool:
