@@ -58,7 +58,7 @@ format: setup ## Rewrite the code in the house style (ruff --fix, black)
 .PHONY: docs
 docs: setup ## Build the documentation site into site/ (strict)
 	@$(PYTHON) -m scripts.reference --check
-	@$(PYTHON) -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 	@echo "built: site/index.html"
 
 .PHONY: reference
