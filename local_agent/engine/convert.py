@@ -84,10 +84,11 @@ def convert_gguf(source: Path, cache: Path, name: str, progress: Progress) -> Pa
 
 
 def _fingerprint(source: Path) -> str:
-    digest = hashlib.sha256(f"{_FORMAT}:{source.stat().st_size}:".encode())
+    size = source.stat().st_size
+    digest = hashlib.sha256(f"{_FORMAT}:{size}:".encode())
     with source.open("rb") as file:
         digest.update(file.read(1 << 20))
-        file.seek(-(1 << 20), os.SEEK_END)
+        file.seek(max(0, size - (1 << 20)))
         digest.update(file.read())
     return digest.hexdigest()[:12]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +40,15 @@ def agent_process(**settings: str) -> Iterator[Service]:
     # The first start on a machine converts the model; on a busy one that takes a while.
     with service("local_agent", environment, f"http://127.0.0.1:{port}", "/readyz", seconds=110) as running:
         yield running
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until a condition holds; fail when it never does."""
+    for _ in range(round(seconds / 0.02)):
+        if condition():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("the condition never held")
 
 
 def readiness(agent: Service) -> dict[str, object]:
