@@ -13,7 +13,7 @@ class MemoryStore:
     """A bounded `StateStore`; the least recently used entry goes first.
 
     Args:
-        max_bytes: Bound of all values together.
+        max_bytes: Bound of all keys and values together.
         clock: Monotonic seconds.
     """
 
@@ -43,14 +43,14 @@ class MemoryStore:
     async def put(self, key: str, value: bytes, ttl: float) -> None:
         """Keep a value for `ttl` seconds; one larger than the bound is not kept."""
         self._drop(key)
-        if len(value) > self._max_bytes:
+        if len(key) + len(value) > self._max_bytes:
             return
         self._entries[key] = (self._clock() + ttl, value)
-        self._bytes += len(value)
+        self._bytes += len(key) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._bytes -= len(entry[1])
+            self._bytes -= len(key) + len(entry[1])

@@ -11,13 +11,15 @@ from typing import TypeVar
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 __all__ = ["RedisStore"]
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FAULTS = (RedisError, OSError, asyncio.TimeoutError, ValueError)
+_CONNECTIONS = 64
+"""Calls at a time; more would make more connections, not more answers."""
 
 
 class RedisStore:
@@ -25,7 +27,8 @@ class RedisStore:
 
     A call that fails or exceeds its budget opens the breaker: for `cooldown` seconds nothing is
     sent, then one ping in the background decides. Answers thus wait for a sick Redis once, and
-    for no longer than the budget.
+    for no longer than the budget. A Redis that answers, if only to refuse (out of memory,
+    read-only), is not away.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
@@ -43,10 +46,14 @@ class RedisStore:
             socket_connect_timeout=2.0,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,
+            max_connections=2 * _CONNECTIONS,
         )
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
+        self._refusals: set[str] = set()
         self._available = False
         self._known = False
         self._pinger: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def available(self) -> bool:
@@ -65,8 +72,10 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._closed, self._available = True, False
         if self._pinger is not None:
             self._pinger.cancel()
+            await asyncio.wait((self._pinger,))
         await self._client.aclose()
 
     async def get(self, key: str) -> bytes | None:
@@ -82,13 +91,25 @@ class RedisStore:
         if not self._available:
             return None
         try:
-            return await asyncio.wait_for(call(), self._budget)
+            return await asyncio.wait_for(self._in_slot(call), self._budget)
+        except ResponseError as error:
+            self._refused(error)
         except _FAULTS as error:
             self._lost(error)
-            return None
+        return None
+
+    async def _in_slot(self, call: Callable[[], Awaitable[T]]) -> T:
+        async with self._slots:
+            return await call()
 
     async def _ping(self) -> None:
         await self._client.ping()
+
+    def _refused(self, error: ResponseError) -> None:
+        kind = type(error).__name__
+        if kind not in self._refusals:
+            self._refusals.add(kind)
+            _log.warning("redis refuses a command", extra={"fields": {"error": kind, "detail": str(error)[:200]}})
 
     def _found(self) -> None:
         if self._known and not self._available:
@@ -100,7 +121,7 @@ class RedisStore:
             kind = type(error).__name__
             _log.warning("redis is away; the cache is off until it is back", extra={"fields": {"error": kind}})
         self._available, self._known = False, True
-        if self._pinger is None or self._pinger.done():
+        if not self._closed and (self._pinger is None or self._pinger.done()):
             self._pinger = asyncio.get_running_loop().create_task(self._wait_for_redis())
 
     async def _wait_for_redis(self) -> None:
@@ -109,7 +130,10 @@ class RedisStore:
             # The pause grows to five seconds, so that a Redis that never comes costs next to nothing.
             await asyncio.sleep(min(5.0, max(self._cooldown, (time.monotonic() - started) / 10)))
             try:
+                # Idle connections from before may be dead without knowing it.
+                await self._client.connection_pool.disconnect(inuse_connections=False)
                 await asyncio.wait_for(self._ping(), 1.0)
-            except _FAULTS:
+            except Exception as error:  # noqa: BLE001 - whatever it is, Redis is not back yet
+                _log.debug("redis is still away", exc_info=error)
                 continue
             self._found()
