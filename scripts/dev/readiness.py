@@ -81,7 +81,8 @@ def describe_phase(fields: Mapping[str, Any]) -> str:
     progress = fields.get("progress")
     if isinstance(progress, dict) and progress.get("total"):
         done, total = float(progress["done"]), float(progress["total"])
-        words.append(f"{int(done / total * 10) * 10} % of {total / 1e6:.0f} MB")
+        size = f" of {total / 1e6:.0f} MB" if phase == "downloading" else ""
+        words.append(f"{int(done / total * 10) * 10} %{size}")
     if fields.get("last_error"):
         words.append(f"(last error: {fields['last_error']})")
     return " ".join(word for word in words if word)

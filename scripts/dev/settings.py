@@ -43,9 +43,11 @@ class DevSettings(BaseSettings):
         Args:
             redis_url: Where the Redis is that they are to use.
         """
+        # An agent that announces itself to this router and is looked for as well would count twice.
+        announced = self.agent_router_url in (None, self.router_url)
         ours = {
             "REDIS_URL": redis_url,
-            "LOCAL_AGENT_URL": self.agent_url or self.local_agent_url,
+            "LOCAL_AGENT_URL": self.agent_url or ("off" if announced else self.local_agent_url),
             "LOCAL_AGENT_ROUTER_URL": self.agent_router_url or self.router_url,
         }
         token = self.agent_token or self.router_agent_token

@@ -133,7 +133,7 @@ def test_console_survives_a_closed_stream() -> None:
 
 
 def test_settings_connects_the_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The agent learns where the router is, the router where the agent is, both share the token."""
+    """The agent learns where the router is and announces itself, so the router need not look; both share the token."""
     for name in ("LOCAL_AGENT_ROUTER_URL", "LOCAL_AGENT_URL", "LOCAL_AGENT_TOKEN", "LOCAL_AGENT_HOST"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ROUTER_HOST", "0.0.0.0")
@@ -144,15 +144,21 @@ def test_settings_connects_the_services(monkeypatch: pytest.MonkeyPatch) -> None
     environment = DevSettings().environment("redis://127.0.0.1:1/0")
 
     assert environment["LOCAL_AGENT_ROUTER_URL"] == "http://127.0.0.1:8123"
-    assert environment["LOCAL_AGENT_URL"] == "http://127.0.0.1:5123"
+    assert environment["LOCAL_AGENT_URL"] == "off"
     assert environment["LOCAL_AGENT_TOKEN"] == "t0ken"
     assert environment["REDIS_URL"] == "redis://127.0.0.1:1/0"
 
 
 def test_settings_leaves_what_the_user_has_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent that is to announce itself elsewhere does."""
+    """An agent that is to announce itself elsewhere does, and this router looks for it instead."""
     monkeypatch.setenv("LOCAL_AGENT_ROUTER_URL", "http://router.example:8000")
-    assert DevSettings().environment("")["LOCAL_AGENT_ROUTER_URL"] == "http://router.example:8000"
+    monkeypatch.setenv("LOCAL_AGENT_PORT", "5123")
+    monkeypatch.delenv("LOCAL_AGENT_URL", raising=False)
+
+    environment = DevSettings().environment("")
+
+    assert environment["LOCAL_AGENT_ROUTER_URL"] == "http://router.example:8000"
+    assert environment["LOCAL_AGENT_URL"] == "http://127.0.0.1:5123"
 
 
 @pytest.mark.parametrize(
