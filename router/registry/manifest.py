@@ -246,8 +246,9 @@ def parse_manifest(text: str, file: str = "manifest") -> Manifest:
 
 
 def _sorted_problems(file: str, document: Document, found: list[tuple[Place, str]]) -> list[str]:
-    placed = sorted({(document.line(path), path, message) for path, message in found}, key=lambda item: item[0])
-    return [_problem(file, line, path, message) for line, path, message in placed]
+    placed = {(document.line(path), path, message) for path, message in found}
+    ordered = sorted(placed, key=lambda item: (item[0], [str(step) for step in item[1]], item[2]))
+    return [_problem(file, line, path, message) for line, path, message in ordered]
 
 
 def _problem(file: str, line: int, path: Place, message: str) -> str:

@@ -58,8 +58,8 @@ class AgentRoster:
         Raises:
             StoreError: The registry does not answer.
         """
-        backend = self._store.register_agent(announcement)
         now = self._clock()
+        backend = self._store.register_agent(announcement, now)
         with self._lock:
             self._beats[announcement.id] = Beat(announcement.id, now)
             self._written[announcement.id] = now

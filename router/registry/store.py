@@ -154,14 +154,14 @@ class RegistryStore:
 
     # --- agents ---------------------------------------------------------------------------------
 
-    def register_agent(self, announcement: Announcement) -> str:
-        """Take in an agent with its models, and return its backend's name."""
+    def register_agent(self, announcement: Announcement, now: int | None = None) -> str:
+        """Take in an agent with its models, seen just `now`, and return its backend's name."""
         with self.database.writing() as connection:
             name = announced.choose_backend(connection, announcement)
             old = announced.displaced(connection, announcement, name)
             backend, models = announced.agent_backend(announcement, name), announced.agent_models(announcement)
             news = [row["backend"] for row in old] != [name] or any(row["stale"] for row in old)
-            announced.upsert_agent(connection, announcement, name, old, now_ms())
+            announced.upsert_agent(connection, announcement, name, old, now_ms() if now is None else now)
             if news or not _found_as(connection, backend, models, "agent"):
                 for row in old:
                     if row["backend"] != name:
@@ -236,14 +236,18 @@ class RegistryStore:
     def insert_usage(self, rows: Sequence[Row]) -> None:
         """Insert usage rows in one transaction; a request that is there already stays as it is.
 
+        Unknown columns are left out and absent ones are null: a journal may be another version's.
+
         Raises:
             StoreError: The database does not answer; nothing was written.
         """
         if not rows:
             return
+        names = schema.usage.columns.keys()
+        values = [{name: row.get(name) for name in names} for row in rows]
         kind = sqlite if self.database.path is not None else postgresql
         with self.database.writing() as connection:
-            connection.execute(kind.insert(schema.usage).on_conflict_do_nothing(), [dict(row) for row in rows])
+            connection.execute(kind.insert(schema.usage).on_conflict_do_nothing(), values)
 
     def usage_totals(self, since: int | None = None) -> tuple[UsageTotal, ...]:
         """Return the totals of each caller and model, the costliest first.

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from router.registry import schema
 from router.registry.journal import Journal, orphans, read_lines
 from router.registry.rows import Row
 from router.registry.store import RegistryStore, StoreError
@@ -258,7 +257,5 @@ class UsageWriter:
 
 
 def _typed(row: Row) -> Row:
-    """Return a journal's row for the table; another version's journal may hold more or fewer columns."""
     cost = row.get("cost_usd")
-    values = {column.name: row.get(column.name) for column in schema.usage.columns}
-    return {**values, "cost_usd": None if cost is None else Decimal(cost)}
+    return {**row, "cost_usd": None if cost is None else Decimal(cost)}

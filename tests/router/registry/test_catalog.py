@@ -1,0 +1,143 @@
+"""CatalogSource: follows the registry, and keeps the last good catalog whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from router.registry.catalog import CatalogSource
+from router.registry.manifest import parse_manifest
+from router.registry.store import RegistryStore, open_store
+
+MANIFEST = 'models: [{id: m, aliases: [x]}]\nbackends: [{name: b, dialect: openai, base_url: "http://h", tier: local}]'
+
+
+async def test_refresh_follows_the_registry(store: RegistryStore, path: Path) -> None:
+    """A change of another process is in force after the next look; without one, the snapshot stays the same object."""
+    source = CatalogSource(store)
+    assert not source.loaded
+    await source.refresh()
+    first = source.current
+    assert source.loaded
+    await source.refresh()
+    assert source.current is first
+    other = open_store(path)
+    made = other.create_key("a")
+    other.close()
+    await source.refresh()
+    assert source.current.caller(made.key) is not None
+    assert first.caller(made.key) is None
+
+
+async def test_refresh_keeps_the_last_state_while_the_file_is_away(
+    store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A vanished registry is told once and recovered from without a restart."""
+    store.create_key("a")
+    source = CatalogSource(store)
+    await source.refresh()
+    shutil.move(path, path.with_name("aside"))
+    caplog.set_level(logging.INFO)
+    for _ in range(3):
+        await source.refresh()
+    assert source.current.has_keys
+    assert source.problem is not None
+    assert len(caplog.records) == 1
+    shutil.move(path.with_name("aside"), path)
+    await source.refresh()
+    assert source.problem is None
+    assert [record.message for record in caplog.records][1:] == ["the registry is read again"]
+
+
+async def test_refresh_survives_a_damaged_file(store: RegistryStore, path: Path) -> None:
+    """A file overwritten with rubbish keeps the last state in force and says why."""
+    store.create_key("a")
+    source = CatalogSource(store)
+    await source.refresh()
+    rubbish = path.with_name("rubbish")
+    rubbish.write_bytes(b"rubbish " * 4096)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    rubbish.replace(path)
+    await source.refresh()
+    assert source.current.has_keys
+    assert source.problem is not None
+    assert "not a database" in source.problem
+
+
+async def test_refresh_survives_a_locked_registry(store: RegistryStore, path: Path) -> None:
+    """A writer that holds its lock does not keep readers from the last committed state."""
+    source = CatalogSource(store)
+    locker = sqlite3.connect(path, isolation_level=None)
+    try:
+        locker.execute("BEGIN IMMEDIATE")
+        await source.refresh()
+        assert source.problem is None
+        assert source.loaded
+    finally:
+        locker.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("""UPDATE models SET fallbacks = '["zz"]'""", "falls back to 'zz'"),
+        ("UPDATE models SET fallbacks = 'rubbish'", "cannot be read"),
+        ("UPDATE models SET quality = '[[1]]'", "cannot be understood"),
+    ],
+)
+async def test_refresh_refuses_an_invalid_state(store: RegistryStore, statement: str, reason: str) -> None:
+    """Rows changed by other hands into nonsense leave the last good catalog in force, until they are mended."""
+    store.apply(parse_manifest(MANIFEST))
+    source = CatalogSource(store)
+    await source.refresh()
+    good = source.current
+    with store.database.writing() as connection:
+        connection.execute(text(statement))
+        connection.execute(text("UPDATE registry_state SET revision = revision + 1"))
+    for _ in range(2):
+        await source.refresh()
+        assert source.current is good
+        assert source.problem is not None
+        assert reason in source.problem
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE models SET fallbacks = '[]', quality = '{}'"))
+        connection.execute(text("UPDATE registry_state SET revision = revision + 1"))
+    await source.refresh()
+    assert source.problem is None
+    assert source.current.version == store.revision()
+
+
+async def test_run_polls_until_cancelled(store: RegistryStore) -> None:
+    """The background task looks again after each pause, and ends when told to."""
+    paused: asyncio.Queue[float] = asyncio.Queue()
+    go_on: asyncio.Queue[None] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        await paused.put(seconds)
+        await go_on.get()
+
+    source = CatalogSource(store, interval=0.2, sleep=sleep)
+    task = asyncio.create_task(source.run())
+    assert await paused.get() == 0.2
+    store.create_key("a")
+    await go_on.put(None)
+    await paused.get()
+    assert source.current.has_keys
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_refresh_from_many_tasks_at_once(store: RegistryStore) -> None:
+    """Requests that all want the newest state share one look at a time."""
+    source = CatalogSource(store)
+    store.create_key("a")
+    await asyncio.gather(*(source.refresh() for _ in range(20)))
+    assert source.current.has_keys
