@@ -21,6 +21,7 @@ from router.types import Outcome
 __all__ = ["UsageWriter", "usage_row"]
 
 _BATCH = 1000
+_LONGEST_NAME = 256
 _log = logging.getLogger(__name__)
 
 
@@ -38,7 +39,7 @@ def usage_row(outcome: Outcome, created_at: int) -> dict[str, Any]:
         "caller": outcome.caller.id,
         "caller_name": outcome.caller.name,
         "endpoint": outcome.endpoint,
-        "asked": outcome.asked,
+        "asked": _storable(outcome.asked),
         "policy": outcome.policy,
         "model": None if place is None else place.model,
         "deployment": None if place is None else place.id,
@@ -62,6 +63,11 @@ def usage_row(outcome: Outcome, created_at: int) -> dict[str, Any]:
         "overhead_ms": outcome.overhead_ms,
         "created_at": created_at,
     }
+
+
+def _storable(name: str) -> str:
+    """Return what a client called a model, without what a database cannot hold and without end."""
+    return name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 class UsageWriter:

@@ -277,3 +277,9 @@ def test_journal_of_a_living_process_is_no_orphan(tmp_path: Path) -> None:
 def test_usage_row_is_plain_json() -> None:
     """A row holds nothing that a journal cannot."""
     assert usage_row(outcome("r", cost_usd=Decimal("1E-9")), 1)["cost_usd"] == "0.000000001"
+
+
+def test_usage_row_of_any_name_can_be_stored() -> None:
+    """What a client calls a model cannot keep its request from being accounted for."""
+    row = usage_row(outcome("r", asked="a\x00\ud800" + "b" * 1000), 1)
+    assert row["asked"] == "a??" + "b" * 253
