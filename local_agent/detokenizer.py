@@ -66,12 +66,15 @@ class Detokenizer:
         stops: Strings that end the text; they are not part of it.
         strip_leading_space: Drop one space at the very beginning (SentencePiece vocabularies mark
             the first word of an answer with one).
+        owed: Bytes that the tokens begin with and that are not to be shown: the caller has them.
     """
 
-    def __init__(self, stops: Sequence[str] = (), *, strip_leading_space: bool = False) -> None:
+    def __init__(self, stops: Sequence[str] = (), *, strip_leading_space: bool = False, owed: bytes = b"") -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._matcher = StopMatcher(stops)
         self._strip = strip_leading_space
+        self.owed = owed
+        """What the next tokens must still begin with."""
 
     @property
     def stopped(self) -> bool:
@@ -80,6 +83,9 @@ class Detokenizer:
 
     def push(self, token: bytes) -> str:
         """Return the text that this token makes showable."""
+        if self.owed:
+            known = min(len(self.owed), len(token))
+            self.owed, token = self.owed[known:], token[known:]
         text = self._decoder.decode(token)
         if self._strip and text:
             self._strip = False

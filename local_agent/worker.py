@@ -58,9 +58,12 @@ class _Prepared:
 
     id: int
     tokens: list[int]
+    prompt_tokens: int
     max_tokens: int
     generation: Generation
     strip_leading_space: bool
+    owed: bytes
+    """The last word of a prefill, which the model writes anew and nobody is shown."""
 
 
 @dataclass(slots=True)
@@ -179,19 +182,22 @@ class Worker:
             tokens = tokenizer.encode(tokenizer.template.render(generation.messages), add_special=False)
         else:
             tokens = tokenizer.encode(generation.prompt or "", add_special=True)
+        prompt_tokens, owed = len(tokens), b""
         if generation.prefill:
-            tokens += tokenizer.encode_answer(generation.prefill)
+            prompt_tokens += len(tokenizer.encode_answer(generation.prefill))
+            begun, owed = tokenizer.split_answer(generation.prefill)
+            tokens += begun
         context = self._engine.model.context_length
-        if not tokens or len(tokens) >= context:
+        if not tokens or prompt_tokens >= context:
             raise ContextLengthExceeded(
-                f"This model's context is {context} tokens; the prompt has {len(tokens)} tokens "
+                f"This model's context is {context} tokens; the prompt has {prompt_tokens} tokens "
                 "and the answer needs at least 1.",
                 param=generation.origin,
             )
-        room = context - len(tokens)
+        room = context - prompt_tokens
         wanted = room if generation.max_tokens is None else min(generation.max_tokens, room)
         strip = tokenizer.strip_leading_space and chat and not generation.prefill
-        return _Prepared(message.id, tokens, wanted, generation, strip)
+        return _Prepared(message.id, tokens, prompt_tokens, wanted, generation, strip, owed)
 
     def _take_messages(self, *, block: bool) -> None:
         """Act on everything that has arrived; wait a moment for something if there is nothing to do."""
@@ -212,9 +218,11 @@ class Worker:
         self._sequences[prepared.id] = _Running(
             prepared,
             self._engine.new_sampler(generation.sampling),
-            Detokenizer(generation.stop, strip_leading_space=prepared.strip_leading_space),
+            Detokenizer(generation.stop, strip_leading_space=prepared.strip_leading_space, owed=prepared.owed),
         )
-        self._scheduler.add(Sequence(prepared.id, len(prepared.tokens), prepared.max_tokens))
+        # At worst every owed byte takes a token of its own.
+        longest = prepared.max_tokens + len(prepared.owed)
+        self._scheduler.add(Sequence(prepared.id, len(prepared.tokens), longest))
 
     def _perform(self, step: Prefill | Decode) -> None:
         """Run one step; an error ends the one sequence it happened in."""
@@ -230,10 +238,13 @@ class Worker:
                     self._beat(Phase.DECODE)
                 logits = self._engine.runner.decode(step.id, running.last_token)
             if logits is not None:
-                self._emit(step.id, running, running.sampler.sample(logits))
+                owed = running.detokenizer.owed
+                allowed = self._engine.tokenizer.continuations(owed) if owed else None
+                self._emit(step.id, running, running.sampler.sample(logits, allowed))
         except Exception:  # noqa: BLE001 - one sequence must not end the others
             _log.exception("a step failed", extra={"fields": {"step": type(step).__name__}})
-            self._forget(step.id)
+            if step.id in self._sequences:
+                self._forget(step.id)
             self._link.send(Failed(step.id, "internal_error", "The engine could not compute this answer."))
 
     def _emit(self, sequence: int, running: _Running, token: int) -> None:
@@ -242,8 +253,10 @@ class Worker:
             self._finish(sequence, "stop")
             return
         running.last_token = token
-        running.generated += 1
-        text = running.detokenizer.push(self._engine.tokenizer.token_bytes(token))
+        piece = self._engine.tokenizer.token_bytes(token)
+        # A token that only repeats what the caller has is part of the prompt, not of the answer.
+        running.generated += len(piece) > len(running.detokenizer.owed) or not running.detokenizer.owed
+        text = running.detokenizer.push(piece)
         self._link.send(Piece(sequence, text, running.generated))
         if running.detokenizer.stopped:
             self._finish(sequence, "stop")
@@ -255,7 +268,7 @@ class Worker:
         if reason != "cancelled" and (rest := running.detokenizer.flush()):
             self._link.send(Piece(sequence, rest, running.generated))
         self._forget(sequence)
-        self._link.send(Finished(sequence, reason, len(running.prepared.tokens), running.generated))
+        self._link.send(Finished(sequence, reason, running.prepared.prompt_tokens, running.generated))
 
     def _forget(self, sequence: int) -> None:
         del self._sequences[sequence]

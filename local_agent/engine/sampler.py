@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from local_agent.types import Sampling
@@ -28,10 +30,13 @@ class Sampler:
             self._generator.manual_seed(sampling.seed)
         self._counts: dict[int, int] = {}
 
-    def sample(self, logits: torch.Tensor) -> int:
-        """Return the next token for one row of logits."""
+    def sample(self, logits: torch.Tensor, allowed: Sequence[int] | None = None) -> int:
+        """Return the next token for one row of logits; `allowed` restricts the choice."""
         row = logits.detach().to("cpu", torch.float32)
         row = self._penalized(row)
+        if allowed is not None:
+            kept = torch.tensor(allowed)
+            row = torch.full_like(row, -torch.inf).index_copy(0, kept, row[kept])
         token = self._choose(row)
         self._counts[token] = self._counts.get(token, 0) + 1
         return token

@@ -13,6 +13,7 @@ from local_agent.prompts import ChatTemplate
 
 __all__ = ["Tokenizer", "byte_level_alphabet"]
 
+_LAST_WORD_TOKENS = 8
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -101,12 +102,35 @@ class Tokenizer:
         """
         return self.encode(text, add_special=False)
 
+    def split_answer(self, text: str) -> tuple[list[int], bytes]:
+        """Return the ids of the beginning of an answer up to its last word, and that word's bytes.
+
+        The last word may be cut anywhere, also where no token ends; the model continues well only if
+        it writes that word anew, held to the bytes that are given (`continuations`).
+        """
+        ids = self.encode_answer(text)
+        first = max(0, len(ids) - _LAST_WORD_TOKENS)
+        for start in range(len(ids) - 1, first - 1, -1):
+            if self.token_bytes(ids[start])[:1].isspace():
+                break
+        else:
+            start = first
+        return ids[:start], b"".join(map(self.token_bytes, ids[start:]))
+
+    def continuations(self, owed: bytes) -> list[int]:
+        """Return the tokens that can come next in a text that goes on with `owed`."""
+        return [
+            token
+            for token in range(self.size)
+            if (piece := self.token_bytes(token)) and (piece.startswith(owed) or owed.startswith(piece))
+        ]
+
     def continues_exactly(self) -> bool:
         """Return whether the beginning of an answer is tokenised to exactly its own text."""
         lead = b" " if self.strip_leading_space else b""
         return self.template is not None and all(
             b"".join(map(self.token_bytes, self.encode_answer(text))) == lead + text.encode()
-            for text in ("Paris", " is", "\n\n1. \u00e9\u6f22\U0001f600")
+            for text in ("Paris", "a  b", "\n\n1. \u00e9\u6f22\U0001f600")
         )
 
 

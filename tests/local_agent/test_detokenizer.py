@@ -76,6 +76,16 @@ def test_detokenizer_replaces_bytes_that_are_no_text() -> None:
     assert run([b"a\xffb"], [])[0] == "a\ufffdb"
 
 
+@given(st.text(max_size=30), st.integers(min_value=0), st.lists(st.integers(min_value=0), max_size=20))
+def test_detokenizer_does_not_show_what_is_owed(text: str, cut: int, cuts: list[int]) -> None:
+    """Of a text whose beginning the caller has, exactly the rest is shown."""
+    place = cut % (len(text) + 1)
+    detokenizer = Detokenizer(owed=text[:place].encode())
+    shown = "".join(detokenizer.push(token) for token in split(text.encode(), cuts))
+    assert shown == text[place:]
+    assert detokenizer.owed == b""
+
+
 def test_detokenizer_strips_one_leading_space_if_told() -> None:
     """A SentencePiece vocabulary's first space is dropped, once."""
     detokenizer = Detokenizer(strip_leading_space=True)

@@ -177,9 +177,9 @@ def test_full_queue_is_refused_with_retry_after(client: httpx.Client, threads: T
         refused = client.post("/infer", json=SHORT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
-        for future in queued:  # a client that leaves while it waits gives its place back
+        for left in queued:  # a client that leaves while it waits gives its place back
             with pytest.raises(httpx.ReadTimeout):
-                future.result(timeout=60)
+                left.result(timeout=60)
     wait_for(lambda: queue_of(client) == (2, 0))
     leave.set()  # clients that leave in mid-stream free the slots at the next token
     for future in held:

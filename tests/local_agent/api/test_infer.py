@@ -82,11 +82,13 @@ def test_infer_never_shows_a_stop_string(client: httpx.Client, stream: bool) -> 
 
 
 def test_infer_prefill_continues_the_text(client: httpx.Client) -> None:
-    """An answer cut after any token continues to the same text, without repeating or losing a character."""
+    """An answer cut anywhere, in mid-word too, continues to the same text: nothing is repeated or lost."""
     whole = infer(client, prompt=QUESTION)["text"]
-    for cut in ("The", "The capital of", "The capital of France is Paris"):
+    for cut in ("The", "The ", "The capital of Fr", "The capital of France is Paris", whole):
         answer = infer(client, prompt=QUESTION, prefill=cut)
         assert cut + answer["text"] == whole
+        assert answer["finish_reason"] == "stop"
+    assert (answer["usage"]["completion_tokens"], answer["usage"]["prompt_tokens"]) == (0, 44)
 
 
 def test_infer_seed_repeats_and_temperature_varies(client: httpx.Client) -> None:
