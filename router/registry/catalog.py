@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from router.registry.build import build_catalog
+from router.registry.revision import Stamp
 from router.registry.snapshot import BUILT_IN_POLICIES, EMPTY_CATALOG, Catalog, InvalidCatalog
 from router.registry.store import RegistryStore, StoreError
 
@@ -38,7 +39,7 @@ class CatalogSource:
         self._interval = interval
         self._sleep = sleep
         self._turn = asyncio.Lock()
-        self._seen: int | None = None
+        self._seen: Stamp | None = None
         self._known: str | None = None
         self.current: Catalog = EMPTY_CATALOG
         self.loaded = False
@@ -65,8 +66,9 @@ class CatalogSource:
     def _read(self) -> str | None:
         """Swap the catalog where the registry has changed; return what is wrong, if anything."""
         try:
-            revision = self._store.revision()
-            if revision == self._seen:
+            # A change between the two reads is seen again at the next look.
+            stamp = self._store.stamp()
+            if stamp == self._seen:
                 return self._known
             rows = self._store.load()
         except StoreError as error:
@@ -83,5 +85,5 @@ class CatalogSource:
             self._known = None
             self.current = catalog
             self.loaded = True
-        self._seen = rows.revision
+        self._seen = stamp
         return self._known

@@ -10,7 +10,10 @@ from sqlalchemy import select
 from router.registry import schema
 from router.registry.database import Database, StoreError, file_identity
 
-__all__ = ["RevisionReader"]
+__all__ = ["RevisionReader", "Stamp"]
+
+Stamp = tuple[tuple[int, int] | None, int]
+"""A file and its revision: another file in its place may be at the same revision."""
 
 _BUSY_TIMEOUT = 0.25
 
@@ -33,8 +36,8 @@ class RevisionReader:
         self._data_version = -1
         self._revision = -1
 
-    def read(self) -> int:
-        """Return the revision.
+    def read(self) -> Stamp:
+        """Return which file was read, and its revision.
 
         Raises:
             StoreError: The database does not answer.
@@ -42,7 +45,7 @@ class RevisionReader:
         path = self._database.path
         if path is None:
             with self._database.reading() as connection:
-                return int(connection.execute(select(schema.registry_state.c.revision)).scalar_one())
+                return None, int(connection.execute(select(schema.registry_state.c.revision)).scalar_one())
         with self._lock:
             try:
                 return self._read_sqlite()
@@ -50,7 +53,7 @@ class RevisionReader:
                 self._drop()
                 raise StoreError(f"The registry's file {path} cannot be read: {error}.") from error
 
-    def _read_sqlite(self) -> int:
+    def _read_sqlite(self) -> Stamp:
         path = self._database.path
         assert path is not None
         identity = file_identity(path)
@@ -69,7 +72,7 @@ class RevisionReader:
         if version != self._data_version:
             self._revision = int(self._kept.execute("SELECT revision FROM registry_state").fetchone()[0])
             self._data_version = version
-        return self._revision
+        return self._file, self._revision
 
     def _drop(self) -> None:
         if self._kept is not None:

@@ -16,7 +16,7 @@ from router.registry.database import Database, StoreError, open_database
 from router.registry.declared import Change, changes_between, manifest_of, write_manifest
 from router.registry.keys import make_key
 from router.registry.manifest import Manifest
-from router.registry.revision import RevisionReader
+from router.registry.revision import RevisionReader, Stamp
 from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, NewKey, Row, Rows, Source, UsageTotal
 from router.registry.totals import usage_totals
 
@@ -57,6 +57,14 @@ class RegistryStore:
 
     def revision(self) -> int:
         """Return the number that grows with every change of what a catalog is built from; cheap.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        return self._revision.read()[1]
+
+    def stamp(self) -> Stamp:
+        """Return what is the same only as long as a catalog would be; cheap.
 
         Raises:
             StoreError: The database does not answer.

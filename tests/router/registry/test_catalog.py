@@ -71,6 +71,23 @@ async def test_refresh_survives_a_damaged_file(store: RegistryStore, path: Path)
     assert "not a database" in source.problem
 
 
+async def test_refresh_notices_another_file_at_the_same_revision(
+    store: RegistryStore, path: Path, tmp_path: Path
+) -> None:
+    """A restored copy is read even where its revision is that of the file it replaces."""
+    store.create_key("old")
+    source = CatalogSource(store)
+    await source.refresh()
+    other = open_store(tmp_path / "other.db")
+    made = other.create_key("restored")
+    other.close()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    shutil.move(tmp_path / "other.db", path)
+    await source.refresh()
+    assert source.current.caller(made.key) is not None
+
+
 async def test_refresh_survives_a_locked_registry(store: RegistryStore, path: Path) -> None:
     """A writer that holds its lock does not keep readers from the last committed state."""
     source = CatalogSource(store)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.registry.listings import read_listing
@@ -110,6 +110,7 @@ _json = st.recursive(
 _known = st.sampled_from(["context_length", "capabilities", "pricing", "top_provider", "model_spec", "type"])
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.fixed_dictionaries({"id": st.text(max_size=5) | _json}) | st.dictionaries(_known, _json), max_size=4),
     st.sampled_from([None, *PROVIDERS]),

@@ -222,6 +222,33 @@ def _some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]
     return st.fixed_dictionaries({}, optional=fields)
 
 
+_numbers = _some(
+    price=_some(input=_money, cached_input=_money, output=_money),
+    limits=_some(max_concurrency=_counts, rpm=_counts, tpm=_counts),
+    weight=st.floats(0, 1e6),
+    priority=st.integers(-5, 5),
+)
+_backend_facts = _some(
+    api_key_env=st.just("KEY"),
+    timeouts=_some(connect=_seconds, first_token=_seconds, idle=_seconds, total=_seconds),
+    breaker=_some(enabled=st.booleans(), failures=_counts, cooldown=_seconds),
+    forward_headers=st.just(["openai-beta"]),
+)
+_model_facts = _some(
+    context_length=_counts,
+    max_output_tokens=_counts,
+    capabilities=st.lists(_words, max_size=3),
+    quality=st.dictionaries(_words, st.floats(0, 1), max_size=2),
+)
+_policy_facts = _some(
+    candidates=st.lists(_models, max_size=3),
+    weights=st.dictionaries(_words, st.floats(0, 10), max_size=3),
+    constraints=_some(
+        max_cost_usd=_money, first_token_ms=_counts, privacy=st.sampled_from(["local", "cluster", "any"])
+    ),
+)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     """Return any valid manifest."""
@@ -232,66 +259,32 @@ def manifests(draw: st.DrawFn) -> Manifest:
     models = []
     for index, name in enumerate(ids):
         places = draw(st.lists(st.tuples(st.sampled_from(backends), _models), max_size=3, unique=True))
-        facts = draw(
-            _some(
-                context_length=_counts,
-                max_output_tokens=_counts,
-                capabilities=st.lists(_words, max_size=3),
-                quality=st.dictionaries(_words, st.floats(0, 1), max_size=2),
-            )
-        )
-        numbers = _some(
-            price=_some(input=_money, cached_input=_money, output=_money),
-            limits=_some(max_concurrency=_counts, rpm=_counts, tpm=_counts),
-            weight=st.floats(0, 1e6),
-            priority=st.integers(-5, 5),
-        )
+        later = st.lists(st.sampled_from(ids[index + 1 :]), unique=True) if ids[index + 1 :] else st.just([])
         models.append(
             {
                 "id": name,
                 "aliases": aliases if index == 0 else [],
-                "fallbacks": draw(st.lists(st.sampled_from(ids[index + 1 :]), unique=True)) if ids[index + 1 :] else [],
-                "deployments": [{"backend": b, "upstream_model": up, **draw(numbers)} for b, up in places],
-                **facts,
+                "fallbacks": draw(later),
+                "deployments": [{"backend": b, "upstream_model": up, **draw(_numbers)} for b, up in places],
+                **draw(_model_facts),
             }
         )
+    dialects = st.sampled_from(["openai", "anthropic", "gemini", "local_agent"])
+    tiers = st.sampled_from(["local", "cluster", "external"])
     return Manifest.model_validate(
         {
             "backends": [
                 {
                     "name": name,
-                    "dialect": draw(st.sampled_from(["openai", "anthropic", "gemini", "local_agent"])),
+                    "dialect": draw(dialects),
                     "base_url": "https://host:1/v1",
-                    "tier": draw(st.sampled_from(["local", "cluster", "external"])),
-                    **draw(
-                        _some(
-                            api_key_env=st.just("KEY"),
-                            timeouts=_some(connect=_seconds, first_token=_seconds, idle=_seconds, total=_seconds),
-                            breaker=_some(enabled=st.booleans(), failures=_counts, cooldown=_seconds),
-                            forward_headers=st.just(["openai-beta"]),
-                        )
-                    ),
+                    "tier": draw(tiers),
+                    **draw(_backend_facts),
                 }
                 for name in backends
             ],
             "models": models,
-            "policies": [
-                {
-                    "name": name,
-                    **draw(
-                        _some(
-                            candidates=st.lists(_models, max_size=3),
-                            weights=st.dictionaries(_words, st.floats(0, 10), max_size=3),
-                            constraints=_some(
-                                max_cost_usd=_money,
-                                first_token_ms=_counts,
-                                privacy=st.sampled_from(["local", "cluster", "any"]),
-                            ),
-                        )
-                    ),
-                }
-                for name in policies
-            ],
+            "policies": [{"name": name, **draw(_policy_facts)} for name in policies],
         }
     )
 
