@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -107,19 +107,20 @@ class Choice:
     fallback_reason: str | None = None
 
 
-def choose(requested: str, device: str, memory: int) -> Choice:
+def choose(requested: str, device: str, memory: int, catalogue: Sequence[ModelSpec] = CATALOGUE) -> Choice:
     """Decide which model a device can serve.
 
     Args:
         requested: The configured model name.
         device: `mps`, `cuda` or `cpu`.
         memory: Bytes that models may use on that device.
+        catalogue: The models there are.
 
     Raises:
         UnknownModel: No model of that name.
     """
-    spec = find(requested)
-    embedded = find(EMBEDDED_MODEL)
+    spec = find(requested, catalogue)
+    embedded = find(EMBEDDED_MODEL, catalogue)
     if spec.id == embedded.id:
         return Choice(spec)
     if device not in spec.devices:

@@ -107,6 +107,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     log_level: str
     context_length: int | None = None
     hub_token: str | None = None
+    hub_endpoint: str | None = None
+    """A hub other than the public one."""
     use_embedded: str | None = None
     """Why the embedded model is to be used instead of `model`, if it is."""
     hang_limit_s: float = 120.0

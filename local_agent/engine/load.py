@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +18,7 @@ from local_agent.engine.runner import Runner
 from local_agent.engine.sampler import Sampler
 from local_agent.engine.tokenizer import Tokenizer
 from local_agent.engine.weights import load_model
-from local_agent.models import EMBEDDED_MODEL, Choice, ModelSpec, choose, find
+from local_agent.models import CATALOGUE, EMBEDDED_MODEL, Choice, ModelSpec, choose, find
 from local_agent.types import Configure, LoadedModel, Phase, Sampling
 
 __all__ = ["Engine", "load_engine"]
@@ -41,19 +41,20 @@ class Engine:
     new_sampler: Callable[[Sampling], Sampler] = Sampler
 
 
-def load_engine(configure: Configure, report: Report) -> Engine:
+def load_engine(configure: Configure, report: Report, catalogue: Sequence[ModelSpec] = CATALOGUE) -> Engine:
     """Load the configured model, or the embedded one where that cannot be.
 
     Args:
         configure: What to load and where.
         report: Called with phase, units done, units in all and a detail, at least at every tensor.
+        catalogue: The models there are.
     """
     torch.set_num_threads(configure.threads)
     device, device_reason = pick_device(configure.device)
     if device_reason is not None:
         _log.warning(device_reason)
     memory = available_memory(device)
-    choice = choose(configure.model, device.type, memory)
+    choice = choose(configure.model, device.type, memory, catalogue)
     if configure.use_embedded is not None and choice.spec.id != EMBEDDED_MODEL:
         choice = Choice(find(EMBEDDED_MODEL), configure.use_embedded)
     cache = Path(configure.cache_dir) / "models"
@@ -79,7 +80,7 @@ def _load(
     choice: Choice, cache: Path, device: torch.device, memory: int, configure: Configure, report: Report
 ) -> Engine:
     spec = choice.spec
-    directory = _files_of(spec, cache, configure.hub_token, report)
+    directory = _files_of(spec, cache, configure, report)
     report(Phase.LOADING, 0, 1, spec.id)
     dtype = serving_dtype(device)
     model, form = load_model(
@@ -116,11 +117,17 @@ def _load(
     )
 
 
-def _files_of(spec: ModelSpec, cache: Path, token: str | None, report: Report) -> Path:
+def _files_of(spec: ModelSpec, cache: Path, configure: Configure, report: Report) -> Path:
     """Return the directory with the model's files, fetching or converting them first if need be."""
     if spec.sources:
         report(Phase.DOWNLOADING, 0, 0, spec.id)
-        return download(spec, cache, token, lambda done, total: report(Phase.DOWNLOADING, done, total, spec.id))
+        return download(
+            spec,
+            cache,
+            configure.hub_token,
+            lambda done, total: report(Phase.DOWNLOADING, done, total, spec.id),
+            endpoint=configure.hub_endpoint,
+        )
     return convert_gguf(
         _embedded_gguf(), cache, spec.id, lambda done, total: report(Phase.CONVERTING, done, total, spec.id)
     )
