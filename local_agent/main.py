@@ -34,6 +34,8 @@ __all__ = ["create_app"]
 
 _log = logging.getLogger("local_agent")
 _access = logging.getLogger("local_agent.access")
+# The router asks for the models every few seconds, which is a probe too.
+_PROBES = ("/healthz", "/readyz", "/metrics", "/v1/models")
 _DISTRIBUTION = "inference-router"
 
 
@@ -96,9 +98,6 @@ async def open_services(settings: AgentSettings) -> AsyncIterator[Services]:
     """Start everything that outlives a request, and end it, the worker process included."""
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(logging_to_stderr(settings.log_level))
-        quiet = ops.QuietProbes()
-        _access.addFilter(quiet)
-        stack.callback(_access.removeFilter, quiet)
         if settings.host not in ("127.0.0.1", "::1", "localhost"):
             _log.warning("listening beyond this machine without authentication: anybody who reaches it may use it")
         supervisor = _supervisor(settings)
@@ -139,7 +138,7 @@ def create_app(settings: AgentSettings) -> FastAPI:
     for resource in (infer, openai, models, ops):
         app.include_router(resource.router)
     errors.install(app)
-    app.add_middleware(RequestContext, logger=_access)
+    app.add_middleware(RequestContext, logger=_access, quiet=_PROBES)
     return app
 
 

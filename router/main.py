@@ -45,6 +45,7 @@ from shared.asgi import RequestContext, Scope
 __all__ = ["create_app", "open_services"]
 
 _log = logging.getLogger("router")
+_PROBES = ("/healthz", "/readyz", "/metrics", "/agents/heartbeat")
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
@@ -137,7 +138,7 @@ def create_app(settings: RouterSettings | None = None, services: OpenServices | 
             yield {"services": ready}
 
     app = FastAPI(title="Inference router", version="0.1.0", lifespan=lifespan, redirect_slashes=False)
-    app.add_middleware(RequestContext, logger=logging.getLogger("router.access"))
+    app.add_middleware(RequestContext, logger=logging.getLogger("router.access"), quiet=_PROBES)
     add_error_handlers(app)
     # A class endpoint is plain ASGI: the request path owes nothing to the framework.
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))

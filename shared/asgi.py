@@ -7,7 +7,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from shared.errors import InternalError, InvalidRequest, PayloadTooLarge, ServiceError, UnsupportedMediaType
@@ -139,29 +139,35 @@ async def race(work: Coroutine[Any, Any, T], receive: Receive) -> T:
 class RequestContext:
     """Pure ASGI middleware: request id, clock, the last line against crashes, the access log line.
 
-    Sets `scope["state"]["request_id"]` and `scope["state"]["started"]` (`time.perf_counter`
-    seconds); whatever a handler puts in `scope["state"]["log"]` (a dict) joins the log line.
+    Sets `scope["state"]["request_id"]` (unique; a caller's own `x-request-id` joins the log line)
+    and `scope["state"]["started"]` (`time.perf_counter` seconds); whatever a handler puts in
+    `scope["state"]["log"]` (a dict) joins the log line.
 
     Args:
         app: The application inside.
         logger: Where the one access line of each request goes.
+        quiet: Paths of probes, whose successes are logged at level debug.
     """
 
-    def __init__(self, app: ASGIApp, logger: logging.Logger) -> None:
+    def __init__(self, app: ASGIApp, logger: logging.Logger, quiet: Collection[str] = ()) -> None:
         self._app = app
         self._log = logger
+        self._quiet = frozenset(quiet)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        wanted = header(scope, b"x-request-id")
-        request_id = wanted if wanted and _REQUEST_ID.fullmatch(wanted) else f"req_{secrets.token_hex(12)}"
+        # Always our own: accounts are kept by it, and a caller that repeats an id must not merge two.
+        request_id = f"req_{secrets.token_hex(12)}"
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["started"] = started = time.perf_counter()
         fields: dict[str, Any] = {}
+        theirs = header(scope, b"x-request-id")
+        if theirs and _REQUEST_ID.fullmatch(theirs):
+            fields["client_request_id"] = theirs
         state["log"] = fields
         status = 0
 
@@ -183,7 +189,9 @@ class RequestContext:
             error = InternalError(f"The server had an internal error. Request id: {request_id}.")
             await send_error(send_with_id, error)
         finally:
-            self._log.info(
+            level = logging.DEBUG if status < 400 and scope["path"] in self._quiet else logging.INFO
+            self._log.log(
+                level,
                 "request",
                 extra={
                     "fields": {

@@ -65,7 +65,7 @@ def logging_to_stderr(level: str) -> Iterator[None]:
     old_level = root.level
     root.addHandler(front)
     root.setLevel(level.upper())
-    for chatty in ("httpx", "httpcore", "uvicorn.access"):
+    for chatty in ("alembic", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     listener.start()
     try:

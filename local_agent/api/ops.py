@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,19 +10,9 @@ from starlette.responses import JSONResponse, Response
 from local_agent.api.deps import services_of
 from local_agent.types import Phase
 
-__all__ = ["QuietProbes", "router"]
+__all__ = ["router"]
 
-_PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 router = APIRouter(tags=["operations"])
-
-
-class QuietProbes(logging.Filter):
-    """Drops the access lines of probes: they come every few seconds for ever and say nothing."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether a record is worth a line."""
-        fields = getattr(record, "fields", {})
-        return record.levelno > logging.INFO or fields.get("path") not in _PROBES
 
 
 @router.get("/healthz")
