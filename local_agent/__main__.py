@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 from pydantic import ValidationError
@@ -51,6 +53,11 @@ def _explain(error: OSError, settings: AgentSettings) -> str:
     return f"Cannot listen on {address}: {error.strerror or error}. Check LOCAL_AGENT_HOST and LOCAL_AGENT_PORT."
 
 
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End quietly: uvicorn shuts down first and then raises the signal again."""
+    raise SystemExit(0)
+
+
 def main() -> int:
     """Run the agent and return its exit code."""
     try:
@@ -75,6 +82,8 @@ def main() -> int:
             timeout_graceful_shutdown=round(settings.shutdown_grace_s),
         )
         print(f"local_agent: http://{settings.host}:{port} (process {os.getpid()})", file=sys.stderr, flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _stop)
         server = uvicorn.Server(config)
         server.run(sockets=[listener])
     return 0 if server.started else 3

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 
 from local_agent.supervisor import Limits, Supervisor
 from local_agent.types import Configure
@@ -54,6 +55,25 @@ def test_start_names_a_bad_setting() -> None:
     ended = start(port="many")
     assert ended.returncode == 2
     assert ended.stderr.startswith("local_agent: LOCAL_AGENT_PORT: ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stop_by_signal_is_clean(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C and SIGTERM end with code 0, without a traceback, also while the model is loading."""
+    port = free_port()
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "local_agent"]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(agent_environment(port)), stdout=sink, stderr=sink
+        )
+        try:
+            wait_until_ready(Service(process, f"http://127.0.0.1:{port}", log), "/healthz", 60)
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text()
 
 
 def test_uvicorn_serves_from_inside_the_folder(tmp_path: Path) -> None:
