@@ -62,7 +62,7 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
         stack.push_async_callback(asyncio.to_thread, store.close)
         if settings.registry_file is not None:
             await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
-        usage = UsageWriter(store, settings.sqlite_db_path.with_name("usage"))
+        usage = UsageWriter(store, settings.sqlite_db_path)
         stack.push_async_callback(asyncio.to_thread, usage.close)
         catalog = CatalogSource(store)
         await catalog.refresh()
