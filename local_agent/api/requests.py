@@ -211,7 +211,9 @@ async def read(request: Request, kind: type[B], limit: int) -> B:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         if first["type"] == "json_invalid":
-            raise InvalidRequest(f"The request body is not valid JSON: {first['msg']}.") from error
+            raise InvalidRequest(
+                f"The request body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}."
+            ) from error
         path = _field_path(first["loc"])
         place = f"`{path}`: " if path else ""
         raise InvalidRequest(f"{place}{first['msg']}.", param=path or None) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator
@@ -14,7 +15,7 @@ from local_agent.metrics import Metrics
 from local_agent.supervisor import Supervisor
 from local_agent.types import Finished, Generation, Piece
 from shared.asgi import Receive, Scope, Send, race, send_error, send_json
-from shared.errors import InternalError, ServiceError
+from shared.errors import InternalError, Overloaded, ServiceError
 from shared.sse import DONE, encode_event
 
 __all__ = ["Answer", "Dialect", "event", "usage_of"]
@@ -90,15 +91,20 @@ class Answer(Response):
         """Serve the answer on one connection."""
         started = time.perf_counter()
         outcome = "cancelled"
+        writer = _Stream(send, self._dialect) if self._stream else _Whole(send, self._dialect)
         try:
-            outcome = await race(self._run(scope, send, started), receive)
+            outcome = await race(self._run(scope, writer, started), receive)
+        except asyncio.CancelledError:
+            # Only a server that shuts down cancels a request; the client hears it in the usual form.
+            error = Overloaded("The agent is shutting down.", retry_after=5)
+            scope["state"]["log"]["error"] = outcome = str(error.code)
+            await writer.fail(error)
         finally:
             self._metrics.ended(self._route, outcome, time.perf_counter() - started)
 
-    async def _run(self, scope: Scope, send: Send, started: float) -> str:
+    async def _run(self, scope: Scope, writer: _Writer, started: float) -> str:
         log = scope["state"]["log"]
         async with contextlib.aclosing(self._supervisor.generate(self._generation)) as events:
-            writer = _Stream(send, self._dialect) if self._stream else _Whole(send, self._dialect)
             try:
                 await self._pump(events, writer, log, started)
             except ServiceError as error:

@@ -73,7 +73,7 @@ class Fragile:
     def alive(self) -> Service:
         """Return the agent, started anew if a test has killed it."""
         if self._service is None or self._service.process.poll() is not None:
-            settings = {"max_running": "2", "queue_limit": "2", "stall_timeout_s": "4"}
+            settings = {"max_running": "2", "queue_limit": "2", "stall_timeout_s": "4", "shutdown_grace_s": "1"}
             self._service = self._stack.enter_context(agent_process(**settings))
         return self._service
 
@@ -210,3 +210,22 @@ def test_agent_killed_leaves_no_worker(fragile: Service, client: httpx.Client, t
     with pytest.raises(httpx.TransportError):
         streamed.result(timeout=60)
     wait_for(lambda: not exists(worker))
+
+
+def test_agent_stopped_tells_the_running_and_the_waiting(
+    fragile: Service, client: httpx.Client, threads: ThreadPoolExecutor
+) -> None:
+    """SIGTERM with work in hand: after the grace everybody gets a proper error, and no process is left."""
+    begun = threading.Event()
+    streamed = threads.submit(read_stream, client, LONG, begun)
+    assert begun.wait(60)
+    worker = readiness(fragile)["worker_pid"]
+    assert isinstance(worker, int)
+    others = [threads.submit(client.post, "/infer", json=LONG) for _ in range(2)]
+    wait_for(lambda: queue_of(client) == (2, 1))
+    fragile.process.send_signal(signal.SIGTERM)
+    assert fragile.process.wait(30) == 0
+    assert json.loads(streamed.result(timeout=60)[-1])["error"]["code"] == "overloaded"
+    for other in others:
+        assert (other.result(60).status_code, other.result(60).json()["error"]["code"]) == (503, "overloaded")
+    assert not exists(worker)
