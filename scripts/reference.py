@@ -22,7 +22,8 @@ from pydantic_settings import BaseSettings
 
 from local_agent.metrics import Metrics as AgentMetrics
 from local_agent.settings import AgentSettings
-from local_agent.supervisor import Phase, Status
+from local_agent.supervisor import Status
+from local_agent.types import Phase
 from router.accounting import RouterMetrics
 from router.registry.providers import PROVIDERS
 from router.settings import RouterSettings
