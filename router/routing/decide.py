@@ -81,7 +81,7 @@ def _score(
 ) -> list[Candidate]:
     """Return the candidates with their scores: the mean of the scorers, weighted."""
     counted = {name: weight for name, weight in weights.items() if weight > 0 and name in SCORERS}
-    total = sum(counted.values()) or 1.0
+    total = math.fsum(counted.values()) or 1.0
     columns = {name: SCORERS[name](features, candidates, health) for name in counted}
     scored = []
     for row, candidate in enumerate(candidates):
