@@ -1,0 +1,125 @@
+"""The OpenAI dialect on a live router: what goes up, and what odd servers send back."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.router.api.test_chat import assert_openai_error
+from tests.support.router import live_router, manifest_for
+from tests.support.upstream import Script, ScriptedReply, SeenRequest, chunk, completion, scripted_upstream
+
+JSON = {"content-type": "application/json"}
+
+
+def with_body(data: bytes, headers: dict[str, str] | None = None) -> Script:
+    """Return a script that answers 200 with these bytes."""
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.body(data, headers=headers or JSON)
+
+    return script
+
+
+async def test_upstream_gets_its_own_key_and_never_the_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backend's key comes from the variable it names; the client's key and cookies stay here."""
+    monkeypatch.setenv("SCRIPTED_KEY", "upstream-secret")
+    async with scripted_upstream() as upstream:
+        manifest = manifest_for(upstream.url, api_key_env="SCRIPTED_KEY", forward_headers="[openai-beta]")
+        async with live_router(tmp_path, manifest) as router:
+            sent = {
+                "authorization": "Bearer client-secret",
+                "cookie": "a=b",
+                "openai-beta": "x",
+                "x-other": "y",
+                "traceparent": "00-1-2-01",
+            }
+            assert (await router.chat(headers=sent)).status_code == 200
+            seen = upstream.requests[0].headers
+    assert seen["authorization"] == "Bearer upstream-secret"
+    assert (seen["openai-beta"], seen["traceparent"]) == ("x", "00-1-2-01")
+    assert not {"cookie", "x-other"} & set(seen)
+    assert "client-secret" not in str(seen)
+
+
+async def test_upstream_without_its_key_is_told_loudly(tmp_path: Path) -> None:
+    """A backend whose key is not set is a failure of the router's, not of the caller's."""
+    async with scripted_upstream() as upstream:
+        async with live_router(tmp_path, manifest_for(upstream.url, api_key_env="NOT_SET_ANYWHERE")) as router:
+            refused = await router.chat()
+            assert refused.status_code == 502
+            assert_openai_error(refused, "upstream_unauthorized")
+            assert upstream.requests == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        with_body(b"<html>Bad gateway</html>", {"content-type": "text/html"}),
+        with_body(b""),
+        with_body(b'{"choices": []}'),
+        with_body(b'{"id": "x", "choices": [{"index": 0, "mess'),
+        with_body(b'{"error": {"message": "inside a 200"}}'),
+        with_body(b"[]"),
+    ],
+    ids=["html", "empty", "no-choices", "truncated", "error-in-200", "list"],
+)
+async def test_upstream_answer_that_is_none_becomes_a_502(tmp_path: Path, script: Script) -> None:
+    """Whatever is no completion becomes a clear error in OpenAI's shape, streamed or not."""
+    async with scripted_upstream(script) as upstream:
+        async with live_router(tmp_path, manifest_for(upstream.url)) as router:
+            for stream in (False, True):
+                refused = await router.chat(stream=stream)
+                assert refused.status_code == 502
+                error = assert_openai_error(refused, "upstream_unavailable")
+                assert "html" not in error["message"]
+
+
+async def test_upstream_that_cannot_be_reached_is_told_soon(tmp_path: Path) -> None:
+    """A refused connection is a 502, and names neither address nor key."""
+    async with live_router(tmp_path, manifest_for("http://127.0.0.1:1/v1")) as router:
+        refused = await router.chat()
+        assert refused.status_code == 502
+        assert "127.0.0.1" not in assert_openai_error(refused, "upstream_unavailable")["message"]
+
+
+async def test_upstream_compression_is_undone(tmp_path: Path) -> None:
+    """A server that compresses though nobody asked is still read."""
+    packed = gzip.compress(json.dumps(completion("plain")).encode())
+    async with scripted_upstream(with_body(packed, {**JSON, "content-encoding": "gzip"})) as upstream:
+        async with live_router(tmp_path, manifest_for(upstream.url)) as router:
+            assert (await router.chat()).json()["choices"][0]["message"]["content"] == "plain"
+            assert upstream.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_stream_without_done_is_closed_properly(tmp_path: Path) -> None:
+    """A server that finishes its answer and forgets `[DONE]` has still answered."""
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.start_stream()
+        await reply.event(chunk({"content": "all"}))
+        await reply.event(chunk({}, "stop"))
+        await reply.end_stream()
+
+    async with scripted_upstream(script) as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        answer = await router.chat(stream=True)
+        assert answer.text.endswith("data: [DONE]\n\n")
+        assert "error" not in answer.text
+
+
+async def test_stream_passes_comments_and_unknown_fields_unchanged(tmp_path: Path) -> None:
+    """The bytes of a stream go through as they came, odd line ends and all."""
+    raw = b': ping\r\n\r\ndata:{"id":"x","choices":[{"index":0,"delta":{"content":"a"}}],"odd": 1}\r\n\r\n'
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.start_stream()
+        for index in range(0, len(raw + end), 7):
+            await reply.send((raw + end)[index : index + 7])
+        await reply.end_stream()
+
+    async with scripted_upstream(script) as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        assert (await router.chat(stream=True)).content == raw + end
