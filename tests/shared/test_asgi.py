@@ -1,41 +1,31 @@
-"""Bodies, the race against a leaving client, and the context around every request."""
+"""Bodies, and the race against a leaving client."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
 import shared.asgi
 from shared.asgi import (
-    ASGIApp,
     ClientDisconnected,
     Message,
     Receive,
-    RequestContext,
     Scope,
     Send,
     header,
     race,
     read_body,
     send_error,
-    send_json,
 )
 from shared.errors import InvalidRequest, Overloaded, PayloadTooLarge, UnsupportedMediaType
 from tests.support.properties import splits
-from tests.support.waiting import eventually
-
-LOG = logging.getLogger("tests.asgi")
+from tests.support.serving import echo, serving
 
 
 def scope_with(**headers: str) -> Scope:
@@ -54,36 +44,6 @@ def receive_of(chunks: Iterable[bytes], *, cut: bool = False) -> Receive:
         return messages.pop(0)
 
     return receive
-
-
-@asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of `app` on a real port, under the context of every request."""
-    config = uvicorn.Config(
-        RequestContext(app, LOG),  # type: ignore[arg-type]
-        host="127.0.0.1",
-        port=0,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=5,
-    )
-    server = uvicorn.Server(config)
-    task = asyncio.ensure_future(server._serve())
-    await eventually(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        await task
-
-
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with what came."""
-    body = await read_body(scope, receive, 1000)
-    await send_json(send, 200, json.dumps({"size": len(body), **scope["state"]}, default=str).encode())
 
 
 # --- read_body --------------------------------------------------------------------------------
@@ -300,99 +260,6 @@ async def test_race_sees_a_client_leave_a_real_port() -> None:
             await asyncio.wait((task,))
             await done.wait()
     assert cancelled == ["/whole", "/stream"]
-
-
-# --- RequestContext ---------------------------------------------------------------------------
-
-
-async def test_context_gives_every_request_an_id_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
-    """Ids are unique whatever clients send; a client's own joins the log line if it can harm nothing."""
-    caplog.set_level(logging.INFO, LOG.name)
-    sent = ("abc-123", "abc-123", "x" * 128, "", "x" * 129, "a b", "é", "<script>")
-    async with serving(echo) as client:
-        answers = [await client.post("/", headers={"x-request-id": wanted.encode()}) for wanted in sent]  # type: ignore[dict-item]
-    made = [answer.headers["x-request-id"] for answer in answers]
-    assert len(set(made)) == len(sent)
-    assert all(name.startswith("req_") for name in made)
-    assert [answer.json()["request_id"] for answer in answers] == made
-    logged = [record.fields.get("client_request_id") for record in caplog.records if record.name == LOG.name]  # type: ignore[attr-defined]
-    assert logged == ["abc-123", "abc-123", "x" * 128, None, None, None, None, None]
-
-
-async def test_context_hides_the_detail_of_a_crash(caplog: pytest.LogCaptureFixture) -> None:
-    """An unknown exception is a 500 in OpenAI's shape that names the request and nothing else."""
-
-    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
-        raise ValueError("the secret is 42")
-
-    async with serving(app) as client:
-        answer = await client.post("/")
-    assert answer.status_code == 500
-    assert answer.json()["error"] == {
-        "message": f"The server had an internal error. Request id: {answer.headers['x-request-id']}.",
-        "type": "server_error",
-        "param": None,
-        "code": "internal_error",
-    }
-    crash = next(record for record in caplog.records if record.name == LOG.name)
-    assert "the secret is 42" in str(crash.exc_info)
-
-
-async def test_context_cuts_the_connection_when_an_answer_crashes_midway() -> None:
-    """Once the head is out, only a broken connection tells the client."""
-
-    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"first", "more_body": True})
-        raise ValueError("midway")
-
-    async with serving(app) as client:
-        with pytest.raises(httpx.RemoteProtocolError):
-            await client.post("/")
-
-
-async def test_context_logs_one_line_for_each_request(caplog: pytest.LogCaptureFixture) -> None:
-    """The line has the id, method, path, status, time, and what the handler adds."""
-    caplog.set_level("INFO", LOG.name)
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["log"]["model"] = "m"
-        if scope["path"] == "/gone":
-            raise ClientDisconnected
-        await echo(scope, receive, send)
-
-    async with serving(app) as client:
-        await client.post("/here")
-        await client.post("/gone")
-    lines = [record.fields for record in caplog.records if record.name == LOG.name]  # type: ignore[attr-defined]
-    assert [(read["method"], read["path"], read["status"], read["model"]) for read in lines] == [
-        ("POST", "/here", 200, "m"),
-        ("POST", "/gone", 499, "m"),
-    ]
-    assert all(read["ms"] >= 0 and read["request_id"].startswith("req_") for read in lines)
-
-
-async def test_context_leaves_other_connections_alone() -> None:
-    """What is no HTTP request passes through as it is."""
-    seen: list[str] = []
-
-    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
-        seen.append(scope["type"])
-        assert "state" not in scope
-
-    async def send(_message: Message) -> None: ...
-
-    for kind in ("lifespan", "websocket"):
-        await RequestContext(app, LOG)({"type": kind}, forever, send)
-    assert seen == ["lifespan", "websocket"]
-
-
-async def test_context_does_not_mix_up_concurrent_requests() -> None:
-    """Each of many requests at a time gets its own id back."""
-    async with serving(echo) as client:
-        answers = await asyncio.gather(*(client.post("/") for _ in range(50)))
-    assert all(answer.json()["request_id"] == answer.headers["x-request-id"] for answer in answers)
-    assert len({answer.headers["x-request-id"] for answer in answers}) == 50
 
 
 def test_header_takes_the_first_of_a_name() -> None:
