@@ -25,13 +25,19 @@ from shared.sse import DONE
 __all__ = ["Committed", "Dispatcher"]
 
 
+class _DeadlinePassed(UpstreamTimeout):
+    """The request's own deadline passed: no fault of the backend's, and no time for another."""
+
+    retryable = False
+
+
 class _Exchange:
     """One attempt: an adapter's events under timers; each limit fires alone."""
 
-    def __init__(self, events: AsyncIterator[Event], deployment: Deployment, ends: float) -> None:
+    def __init__(self, events: AsyncIterator[Event], ends: float, deadline: float) -> None:
         self._events = cast("AsyncGenerator[Event, None]", events)
-        self._deployment = deployment
-        self._ends = ends
+        self._ends = min(ends, deadline)
+        self._late: type[UpstreamTimeout] = _DeadlinePassed if deadline <= ends else UpstreamTimeout
 
     async def next(self, limit: float, phase: str) -> Event | None:
         """Return the next event, or None at the end; `limit` is in seconds.
@@ -40,13 +46,14 @@ class _Exchange:
             UpstreamTimeout: `limit`, or the total limit, has passed.
         """
         left = self._ends - time.perf_counter()
+        kind = UpstreamTimeout
         if left < limit:
-            limit, phase = left, "total"
+            limit, phase, kind = left, "total", self._late
         try:
             with anyio.fail_after(max(0.0, limit)):
                 return await anext(self._events, None)
         except TimeoutError as error:
-            raise UpstreamTimeout(f"The backend exceeded its {phase} limit.") from error
+            raise kind(f"The backend exceeded its {phase} limit.") from error
 
     async def close(self) -> None:
         """End the exchange with the backend at once."""
@@ -60,13 +67,13 @@ class Committed:
     """
 
     def __init__(
-        self, candidate: Candidate, exchange: _Exchange, head: list[Event], trail: Trail, health: HealthBoard
+        self, candidate: Candidate, exchange: _Exchange, head: list[Event], health: HealthBoard, ticket: int
     ) -> None:
         self.candidate = candidate
         self.head = head
         self._exchange = exchange
-        self._trail = trail
         self._health = health
+        self._ticket = ticket
         self._open = True
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -82,14 +89,15 @@ class Committed:
             while (event := await self._exchange.next(deployment.backend.timeouts.idle, "idle")) is not None:  # type: ignore[assignment]
                 yield event
         except ServiceError as error:
-            self._health.fail(deployment, error)
+            if not isinstance(error, _DeadlinePassed):
+                self._health.fail(deployment, error)
             raise StreamInterrupted(f"The answer was cut off. {error.message}") from error
 
     async def close(self) -> None:
         """End the exchange; calling it again does nothing."""
         if self._open:
             self._open = False
-            self._health.end(self.candidate.deployment)
+            self._health.end(self.candidate.deployment, self._ticket)
             await self._exchange.close()
 
 
@@ -160,23 +168,22 @@ class Dispatcher:
         if trail.first_sent is None:
             trail.first_sent = begun
         reply_model = candidate.model.id if decision.policy == decision.asked else None
-        limit = min(ends, begun + deployment.backend.timeouts.total)
-        exchange = _Exchange(adapter.send(request, deployment, reply_model), deployment, limit)
-        committed = Committed(candidate, exchange, [], trail, self._health)
-        self._health.begin(deployment)
+        total = begun + deployment.backend.timeouts.total
+        exchange = _Exchange(adapter.send(request, deployment, reply_model), total, ends)
+        committed = Committed(candidate, exchange, [], self._health, self._health.begin(deployment))
         try:
             await self._commit(exchange, deployment, committed.head, request.stream)
         except BaseException as error:
             code = error.code if isinstance(error, ServiceError) else "cancelled"
             trail.note(deployment, begun, self._clock(), code)
-            if isinstance(error, ServiceError):
+            if isinstance(error, ServiceError) and not isinstance(error, _DeadlinePassed):
                 self._health.fail(deployment, error)
             await committed.close()
             raise
         now = self._clock()
         trail.note(deployment, begun, now, None)
         trail.first_token = now
-        self._health.succeed(deployment, (now - begun) * 1000)
+        self._health.succeed(deployment, (now - begun) * 1000 if request.stream else None)
         return committed
 
     async def _commit(self, exchange: _Exchange, deployment: Deployment, head: list[Event], stream: bool) -> None:

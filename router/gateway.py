@@ -15,7 +15,7 @@ from router.dispatch import Committed, Dispatcher
 from router.health import HealthBoard
 from router.registry.snapshot import Catalog
 from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
-from router.routing.features import extract_features
+from router.routing.features import extract_features, strictest
 from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 
@@ -148,7 +148,8 @@ class Gateway:
     async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:
         catalog, models, policy = await self._resolve(request)
         meter.known, meter.policy = True, policy.name if policy else None
-        cacheable = self._cache.eligible(request)
+        privacy = strictest(request.wishes.privacy, policy.constraints.privacy if policy else "any")
+        cacheable = self._cache.eligible(request, privacy)
         if cacheable:
             meter.cache = "miss"
             kept = await self._cache.get(request, meter.policy or "")

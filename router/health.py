@@ -102,13 +102,20 @@ class HealthBoard:
             changes |= {"available": True, "reason": ""}
         self._publish(deployment.id, **changes)
 
-    def succeed(self, deployment: Deployment, first_token_ms: float) -> None:
-        """Note a good answer; closes the breaker."""
+    def succeed(self, deployment: Deployment, first_token_ms: float | None) -> None:
+        """Note a good answer; closes the breaker.
+
+        Args:
+            deployment: Where it came from.
+            first_token_ms: How long its first token took; None where only the whole answer shows.
+        """
         self.settle_probe(deployment)
         public = self._record(deployment.id).public
-        old = public.first_token_ms
-        average = first_token_ms if old is None else old + _ALPHA * (first_token_ms - old)
-        self._sample(deployment.id, first_token_ms=average, failure_rate=public.failure_rate * (1 - _ALPHA))
+        averages = {"failure_rate": public.failure_rate * (1 - _ALPHA)}
+        if first_token_ms is not None:
+            old = public.first_token_ms
+            averages["first_token_ms"] = first_token_ms if old is None else old + _ALPHA * (first_token_ms - old)
+        self._sample(deployment.id, **averages)
 
     def fail(self, deployment: Deployment, error: ServiceError) -> None:
         """Note a failed attempt; only faults of the upstream count against it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from router.interfaces import StateStore
-from router.types import Chunk, Completion, Event, InferenceRequest
+from router.types import Chunk, Completion, Event, InferenceRequest, Privacy
 from router.wire.transcript import chunks_of, join_chunks
 from shared.sse import SSEReader
 
@@ -53,17 +53,26 @@ class ExactCache:
         store: Where the entries live.
         ttl: Seconds an entry lives.
         max_bytes: The largest answer kept.
+        at_home: Whether the store is on this machine; elsewhere it gets no answer that must stay local.
     """
 
-    def __init__(self, store: StateStore, ttl: float, max_bytes: int = 1024 * 1024) -> None:
+    def __init__(self, store: StateStore, ttl: float, max_bytes: int = 1024 * 1024, *, at_home: bool = True) -> None:
         self._store = store
+        self._at_home = at_home
         self._ttl = ttl
         self.max_bytes = max_bytes
         self._pending: dict[str, asyncio.Task[None]] = {}
 
-    def eligible(self, request: InferenceRequest) -> bool:
-        """Return whether the request may be answered from the cache and its answer kept."""
+    def eligible(self, request: InferenceRequest, privacy: Privacy = "any") -> bool:
+        """Return whether the request may be answered from the cache and its answer kept.
+
+        Args:
+            request: The request.
+            privacy: How far it may go, by its own wish and the policy's constraint.
+        """
         wish = request.wishes.cache
+        if privacy == "local" and not self._at_home:
+            return False
         if wish == "off" or self._ttl <= 0 or not self._store.available:
             return False
         return request.deterministic or wish in ("on", "refresh")

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from router.types import Constraints, Features, InferenceRequest, Privacy
 
-__all__ = ["extract_features"]
+__all__ = ["extract_features", "strictest"]
 
 BYTES_PER_TOKEN = 4
 """English and code come to about four bytes a token in the tokenizers in use."""
@@ -27,11 +27,16 @@ def extract_features(request: InferenceRequest, constraints: Constraints) -> Fea
         max_tokens=request.max_tokens,
         stream=request.stream,
         choices=request.choices,
-        privacy=max(wishes.privacy, constraints.privacy, key=lambda level: _STRICTNESS[level]),
+        privacy=strictest(wishes.privacy, constraints.privacy),
         max_cost_usd=_least(wishes.max_cost_usd, constraints.max_cost_usd),
         first_token_ms=_least_int(wishes.first_token_ms, constraints.first_token_ms),
         session=wishes.session,
     )
+
+
+def strictest(a: Privacy, b: Privacy) -> Privacy:
+    """Return the stricter of two levels."""
+    return a if _STRICTNESS[a] >= _STRICTNESS[b] else b
 
 
 def _least(a: Decimal | None, b: Decimal | None) -> Decimal | None:

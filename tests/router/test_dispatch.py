@@ -147,13 +147,26 @@ async def test_dispatch_gives_up_on_silence_and_moves_on() -> None:
     assert [attempt.error for attempt in trail.attempts] == ["upstream_timeout", None]
 
 
-async def test_dispatch_stops_at_the_deadline() -> None:
-    """A deadline in the request bounds all attempts together."""
-    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, HealthBoard(), attempts=10)
-    with pytest.raises(UpstreamTimeout):
-        await dispatcher.send(
-            request_for(wishes=Wishes(deadline_ms=20)), decision_for(["silent"] * 5), Trail(time.perf_counter())
-        )
+async def test_dispatch_stops_at_the_deadline_and_blames_nobody() -> None:
+    """A deadline in the request bounds all attempts together, and counts against no backend."""
+    health = HealthBoard()
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, health, attempts=10)
+    for _ in range(6):
+        with pytest.raises(UpstreamTimeout):
+            await dispatcher.send(
+                request_for(wishes=Wishes(deadline_ms=5)), decision_for(["silent"] * 5), Trail(time.perf_counter())
+            )
+    assert all(state.available and state.failure_rate == 0 for state in health.snapshot().values())
+
+
+async def test_dispatch_learns_the_first_token_from_streams_alone() -> None:
+    """How long a whole answer takes says nothing of its first token."""
+    health = HealthBoard()
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, health)
+    for stream, known in ((False, False), (True, True)):
+        committed = await dispatcher.send(request_for(stream), decision_for(["answers"]), Trail(time.perf_counter()))
+        await committed.close()
+        assert (health.snapshot()["m0@b0"].first_token_ms is not None) is known
 
 
 async def test_dispatch_interrupts_a_stream_that_is_cut() -> None:

@@ -126,6 +126,14 @@ def test_cache_serves_nobody_while_its_store_is_away_or_it_is_off() -> None:
     assert not cache_of(ttl=0).eligible(chat_request(**SURE))
 
 
+def test_cache_keeps_local_requests_on_this_machine() -> None:
+    """What must stay local goes into no store elsewhere; other requests may."""
+    away = cache_of(at_home=False)
+    assert not away.eligible(chat_request(**SURE), "local")
+    assert away.eligible(chat_request(**SURE), "cluster")
+    assert cache_of().eligible(chat_request(**SURE), "local")
+
+
 # --- one entry, both forms --------------------------------------------------------------------
 
 
