@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from router.types import (
@@ -16,7 +16,17 @@ from router.types import (
     Outcome,
 )
 
-__all__ = ["BackendAdapter", "Filter", "Health", "Scorer", "Secrets", "StateStore", "UsageSink"]
+__all__ = [
+    "BackendAdapter",
+    "Exchange",
+    "Filter",
+    "Health",
+    "Scorer",
+    "Secrets",
+    "StateStore",
+    "Transport",
+    "UsageSink",
+]
 
 Health = Mapping[str, DeploymentHealth]
 """Deployment id to its health; a deployment that is not in it has never been tried."""
@@ -51,6 +61,49 @@ Filter = Callable[[Features, Model, Deployment, DeploymentHealth], str | None]
 
 Scorer = Callable[[Features, Sequence[Candidate], Health], list[float]]
 """Pure: one score in [0, 1] for each candidate, in their order."""
+
+
+class Exchange(Protocol):
+    """A backend's answer: its head, and its body as it comes. `close()` must be called."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, uncompressed.
+
+        Raises:
+            UpstreamUnavailable: It ended before its framing said so, or cannot be read.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Give the connection back if the whole answer has been read, else close it at once."""
+        ...
+
+
+class Transport(Protocol):
+    """Carries requests to backends over HTTP, on pooled connections."""
+
+    async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> Exchange:
+        """Send a POST and return the answer once its head is there.
+
+        Args:
+            url: `http://` or `https://`.
+            body: The request's body.
+            headers: The request's headers, without `Host` and `Content-Length`.
+            connect_timeout: Seconds to wait for a free connection and for it to be opened.
+
+        Raises:
+            UpstreamUnavailable: The backend cannot be reached, or does not answer in HTTP.
+            UpstreamTimeout: No connection was made in time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
 
 
 class StateStore(Protocol):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 from fastapi import FastAPI
@@ -39,12 +40,15 @@ from router.registry.store import RegistryStore, open_store
 from router.registry.usage import UsageWriter
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
+from router.transport.general import HttpxTransport
+from router.transport.lean import LeanTransport
 from router.upstream import Upstream
 from shared.asgi import RequestContext, Scope
 
 __all__ = ["create_app", "open_services"]
 
 _log = logging.getLogger("router")
+_HOME = ("", "localhost", "127.0.0.1", "::1")
 _PROBES = ("/healthz", "/readyz", "/metrics", "/agents/heartbeat")
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
@@ -71,11 +75,13 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
             raise StoreError(catalog.problem or "The registry cannot be read.")
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
-        upstream = Upstream(read_secret)
-        stack.push_async_callback(upstream.close)
+        transport = LeanTransport() if settings.transport == "lean" else HttpxTransport()
+        stack.push_async_callback(transport.close)
+        upstream = Upstream(transport, read_secret)
         metrics = CollectorRegistry()
         health = HealthBoard()
-        cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes)
+        at_home = (urlsplit(settings.redis_url).hostname or "") in _HOME
+        cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes, at_home=at_home)
         stack.push_async_callback(cache.drain)
         adapters: dict[str, BackendAdapter] = {
             "openai": OpenAICompatibleAdapter(upstream),

@@ -81,6 +81,11 @@ class RouterSettings(BaseSettings):
     cache_max_bytes: int = Field(
         1024 * 1024, validation_alias="ROUTER_CACHE_MAX_BYTES", ge=0, description="Largest answer that is cached."
     )
+    transport: Literal["httpx", "lean"] = Field(
+        "httpx",
+        validation_alias="ROUTER_TRANSPORT",
+        description="HTTP client towards backends: `httpx`, or `lean`, our own for HTTP/1.1 without proxies.",
+    )
     redis_budget_ms: float = Field(
         50.0,
         validation_alias="ROUTER_REDIS_BUDGET_MS",

@@ -1,16 +1,14 @@
-"""The HTTP client towards backends: pools, headers, and the one translation of foreign exceptions."""
+"""Requests to backends: keys, headers, limits, and what a reply's status means."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 
-import httpx
-
-from router.interfaces import Secrets
+from router.interfaces import Exchange, Secrets, Transport
 from router.types import Backend
 from router.wire.failures import failure
-from shared.errors import ServiceError, UpstreamTimeout, UpstreamUnauthorized, UpstreamUnavailable
+from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
 from shared.sse import EventTooLarge, SSEEvent, SSEReader
 
 __all__ = ["Reply", "Upstream"]
@@ -23,41 +21,22 @@ _NEVER = frozenset(
 _ERROR_LIMIT = 64 * 1024
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn httpx's exceptions into ours; the message names the phase, never the address or a key."""
-    try:
-        yield
-    except httpx.ConnectTimeout as error:
-        raise UpstreamTimeout("The backend did not accept a connection in time.") from error
-    except httpx.PoolTimeout as error:
-        raise UpstreamTimeout("No connection to the backend became free in time.") from error
-    except httpx.TimeoutException as error:
-        raise UpstreamTimeout("The backend did not answer in time.") from error
-    except httpx.ConnectError as error:
-        raise UpstreamUnavailable("The backend cannot be reached.") from error
-    except httpx.DecodingError as error:
-        raise UpstreamUnavailable("The backend's answer is compressed in a way that cannot be read.") from error
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-        raise UpstreamUnavailable("The backend closed the connection before its answer was complete.") from error
-
-
 class Reply:
     """A backend's successful answer whose body is still to be read.
 
     Args:
-        response: The open response.
+        exchange: The open exchange.
         limit: The largest whole body accepted, in bytes.
     """
 
-    def __init__(self, response: httpx.Response, limit: int) -> None:
-        self._response = response
+    def __init__(self, exchange: Exchange, limit: int) -> None:
+        self._exchange = exchange
         self._limit = limit
 
     @property
     def content_type(self) -> str:
         """The media type in lower case, without parameters."""
-        header: str = self._response.headers.get("content-type", "")
+        header = self._exchange.headers.get("content-type", "")
         return header.partition(";")[0].strip().lower()
 
     async def read(self) -> bytes:
@@ -68,8 +47,8 @@ class Reply:
         """
         parts: list[bytes] = []
         size = 0
-        with _translated():
-            async for part in self._response.aiter_bytes():
+        async with aclosing(self._exchange.chunks()) as chunks:
+            async for part in chunks:
                 size += len(part)
                 if size > self._limit:
                     raise UpstreamUnavailable(f"The backend's answer exceeds {self._limit} bytes.")
@@ -87,8 +66,8 @@ class Reply:
             raise UpstreamUnavailable("The backend answered a streaming request with something else.")
         reader = SSEReader()
         try:
-            with _translated():
-                async for part in self._response.aiter_bytes():
+            async with aclosing(self._exchange.chunks()) as chunks:
+                async for part in chunks:
                     for event in reader.feed(part):
                         yield event
         except EventTooLarge as error:
@@ -99,38 +78,18 @@ class Reply:
 
 
 class Upstream:
-    """Sends requests to backends, over one pool of connections for each.
+    """Sends requests to backends.
 
     Args:
+        transport: Carries them.
         secrets: Where the keys that backends name are found.
-        max_connections: Bound of each pool.
         answer_limit: The largest whole answer accepted, in bytes.
     """
 
-    def __init__(self, secrets: Secrets, max_connections: int = 1000, answer_limit: int = 256 * 1024 * 1024) -> None:
+    def __init__(self, transport: Transport, secrets: Secrets, answer_limit: int = 256 * 1024 * 1024) -> None:
+        self._transport = transport
         self._secrets = secrets
-        self._limits = httpx.Limits(
-            max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=30.0
-        )
         self._answer_limit = answer_limit
-        self._ssl = httpx.create_ssl_context()
-        self._clients: dict[tuple[str, str], httpx.AsyncClient] = {}
-
-    async def close(self) -> None:
-        """Close every pool."""
-        async with AsyncExitStack() as stack:
-            for client in self._clients.values():
-                stack.push_async_callback(client.aclose)
-        self._clients.clear()
-
-    def _client(self, backend: Backend) -> httpx.AsyncClient:
-        key = (backend.name, backend.base_url)
-        client = self._clients.get(key)
-        if client is None:
-            client = self._clients[key] = httpx.AsyncClient(
-                limits=self._limits, verify=self._ssl, trust_env=False, follow_redirects=False
-            )
-        return client
 
     def _headers(self, backend: Backend, client_headers: Mapping[str, str], request_id: str) -> dict[str, str]:
         headers = {
@@ -164,28 +123,24 @@ class Upstream:
         Raises:
             ServiceError: The backend cannot be reached or answered with a 4xx or 5xx.
         """
-        timeout = httpx.Timeout(None, connect=backend.timeouts.connect, pool=backend.timeouts.connect)
         url = backend.base_url.rstrip("/") + path
         headers = self._headers(backend, client_headers, request_id)
-        client = self._client(backend)
-        with _translated():
-            request = client.build_request("POST", url, content=body, headers=headers, timeout=timeout)
-            response = await client.send(request, stream=True)
+        exchange = await self._transport.send(url, body, headers, backend.timeouts.connect)
         try:
-            if response.status_code != 200:
-                raise await self._failure(backend, response)
-            yield Reply(response, self._answer_limit)
+            if exchange.status != 200:
+                raise await _failure(backend, exchange)
+            yield Reply(exchange, self._answer_limit)
         finally:
-            await response.aclose()
+            await exchange.close()
 
-    async def _failure(self, backend: Backend, response: httpx.Response) -> ServiceError:
-        if response.status_code < 400:
-            return UpstreamUnavailable(f"The backend answered with an unexpected status {response.status_code}.")
-        body = b""
-        with _translated():
-            async for part in response.aiter_bytes():
-                body += part
-                if len(body) > _ERROR_LIMIT:
-                    break
-        quoted = backend.dialect == "local_agent"
-        return failure(response.status_code, body, response.headers, quoted=quoted)
+
+async def _failure(backend: Backend, exchange: Exchange) -> ServiceError:
+    if exchange.status < 400:
+        return UpstreamUnavailable(f"The backend answered with an unexpected status {exchange.status}.")
+    body = b""
+    async with aclosing(exchange.chunks()) as chunks:
+        async for part in chunks:
+            body += part
+            if len(body) > _ERROR_LIMIT:
+                break
+    return failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")

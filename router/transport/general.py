@@ -1,0 +1,95 @@
+"""The general HTTP client: httpx, for proxies, HTTP/2 and recorded exchanges."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from urllib.parse import urlsplit
+
+import httpx
+
+from shared.errors import UpstreamTimeout, UpstreamUnavailable
+
+__all__ = ["HttpxExchange", "HttpxTransport"]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn httpx's exceptions into ours; the message names the phase, never the address or a key."""
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise UpstreamTimeout("The backend did not accept a connection in time.") from error
+    except httpx.PoolTimeout as error:
+        raise UpstreamTimeout("No connection to the backend became free in time.") from error
+    except httpx.TimeoutException as error:
+        raise UpstreamTimeout("The backend did not answer in time.") from error
+    except httpx.ConnectError as error:
+        raise UpstreamUnavailable("The backend cannot be reached.") from error
+    except httpx.DecodingError as error:
+        raise UpstreamUnavailable("The backend's answer is compressed in a way that cannot be read.") from error
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        raise UpstreamUnavailable("The backend closed the connection before its answer was complete.") from error
+
+
+class HttpxExchange:
+    """One answer: its head, and its body as it comes. `close()` must be called."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body as it comes, uncompressed.
+
+        Raises:
+            UpstreamUnavailable: It ended before its framing said so, or cannot be read.
+        """
+        with _translated():
+            async for part in self._response.aiter_bytes():
+                yield part
+
+    async def close(self) -> None:
+        """Give the connection back if the whole answer has been read, else close it at once."""
+        await self._response.aclose()
+
+
+class HttpxTransport:
+    """Sends requests with httpx, over one client for each origin.
+
+    Args:
+        max_connections: Bound on the connections to an origin.
+        idle_seconds: How long an unused connection is kept.
+        tls: Verifies certificates; None for the bundle that httpx brings.
+    """
+
+    def __init__(
+        self, max_connections: int = 1000, idle_seconds: float = 30.0, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._limits = httpx.Limits(
+            max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=idle_seconds
+        )
+        self._tls = tls or httpx.create_ssl_context()
+        self._clients: dict[tuple[str, str], httpx.AsyncClient] = {}
+
+    async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> HttpxExchange:
+        """Send a POST and return the answer once its head is there; see `Transport.send`."""
+        timeout = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
+        parts = urlsplit(url)
+        client = self._clients.get((parts.scheme, parts.netloc))
+        if client is None:
+            client = self._clients[parts.scheme, parts.netloc] = httpx.AsyncClient(
+                limits=self._limits, verify=self._tls, trust_env=False, follow_redirects=False
+            )
+        with _translated():
+            request = client.build_request("POST", url, content=body, headers=dict(headers), timeout=timeout)
+            return HttpxExchange(await client.send(request, stream=True))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        async with AsyncExitStack() as stack:
+            for client in self._clients.values():
+                stack.push_async_callback(client.aclose)
+        self._clients.clear()
