@@ -8,7 +8,7 @@ import sys
 import uvicorn
 from pydantic import ValidationError
 
-from router.admission import Doorkeeper
+from router.admission import Doorkeeper, is_loopback
 from router.main import create_app
 from router.registry.build import build_catalog
 from router.registry.database import StoreError
@@ -18,8 +18,6 @@ from router.settings import RouterSettings
 from shared.logs import logging_to_stderr
 
 __all__ = ["main"]
-
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 class StartError(Exception):
@@ -60,11 +58,6 @@ def check_start(settings: RouterSettings) -> None:
                 f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Is a router running "
                 "already? Set ROUTER_PORT (or ROUTER_HOST) to another."
             ) from error
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether an address to listen on reaches this machine only."""
-    return host.startswith(_LOOPBACK)
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -9,10 +10,18 @@ from router.registry.snapshot import Catalog
 from router.types import Caller
 from shared.errors import Forbidden, Unauthenticated
 
-__all__ = ["ANONYMOUS", "AuthMode", "Doorkeeper", "may_use", "permit"]
+__all__ = ["ANONYMOUS", "AuthMode", "Doorkeeper", "is_loopback", "may_use", "permit"]
 
 AuthMode = Literal["auto", "required", "off"]
 ANONYMOUS = Caller(id="anonymous", name="anonymous")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on reaches this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 class Doorkeeper:
@@ -21,10 +30,13 @@ class Doorkeeper:
     Args:
         mode: `auto` lets anybody in while the registry holds no key at all, `required` never
             does, `off` always does.
+        loopback: Whether only this machine can call; `auto` opens no door to a network.
     """
 
-    def __init__(self, mode: AuthMode = "auto") -> None:
-        self._mode = mode
+    def __init__(self, mode: AuthMode = "auto", *, loopback: bool = True) -> None:
+        self._mode: AuthMode = "required" if mode == "auto" and not loopback else mode
+        self._keyed = False
+        """Whether keys have been seen: a registry that is lost, and empty again, opens nothing."""
 
     def identify(self, authorization: str | None, catalog: Catalog) -> Caller:
         """Return who calls.
@@ -48,7 +60,8 @@ class Doorkeeper:
 
     def open(self, catalog: Catalog) -> bool:
         """Return whether anybody may call without a key."""
-        return self._mode == "off" or (self._mode == "auto" and not catalog.has_keys)
+        self._keyed = self._keyed or catalog.has_keys
+        return self._mode == "off" or (self._mode == "auto" and not self._keyed)
 
 
 def permit(caller: Caller, model: str) -> None:

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from starlette.routing import Route
 
 from router.accounting import Ledger, RouterMetrics
-from router.admission import Doorkeeper
+from router.admission import Doorkeeper, is_loopback
 from router.api.admin import admin_router
 from router.api.agents import agents_router
 from router.api.chat import ChatCompletions
@@ -106,7 +106,7 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
         yield Services(
             gateway=gateway,
             catalog=catalog,
-            doorkeeper=Doorkeeper(settings.auth),
+            doorkeeper=Doorkeeper(settings.auth, loopback=is_loopback(settings.host)),
             health=health,
             state=state,
             metrics=metrics,
