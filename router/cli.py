@@ -280,9 +280,14 @@ def _joined(items: Iterable[str]) -> str:
     return ", ".join(items)
 
 
+def _visible(text: str) -> str:
+    """Return a text with its control characters spelled out: clients choose names, and terminals obey them."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _print_table(head: list[str], rows: list[list[Any]]) -> None:
     """Print aligned columns; numbers to the right, what is unknown as a dash."""
-    texts = [["-" if cell is None or cell == "" else str(cell) for cell in row] for row in rows]
+    texts = [["-" if cell is None or cell == "" else _visible(str(cell)) for cell in row] for row in rows]
     lines = [head, *texts] if head else texts
     if not lines:
         return

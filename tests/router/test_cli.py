@@ -211,6 +211,16 @@ def test_keys_revoke(ctl: Ctl) -> None:
     )
 
 
+def test_tables_spell_out_control_characters(ctl: Ctl) -> None:
+    """A name that holds a line break or a terminal's commands stays one harmless line; JSON has it as it is."""
+    name = "a\nb\x1b]0;x\x07 模型"
+    made = ctl("keys", "create", "--name", name, "--json").json
+    table = ctl("keys", "list").out
+    assert r"a\nb\x1b]0;x\x07 模型" in table
+    assert len(table.splitlines()) == 2
+    assert made["name"] == ctl("keys", "list", "--json").json[0]["name"] == name
+
+
 def test_usage(ctl: Ctl, db: Path) -> None:
     """Totals by key and model, of all time or since a moment."""
     store: RegistryStore = open_store(db)
