@@ -146,7 +146,7 @@ class RequestContext:
     Args:
         app: The application inside.
         logger: Where the one access line of each request goes.
-        quiet: Paths of probes, whose successes are logged at level debug.
+        quiet: Paths of probes, which are logged at level debug where they succeed or say "not yet" (503).
     """
 
     def __init__(self, app: ASGIApp, logger: logging.Logger, quiet: Collection[str] = ()) -> None:
@@ -189,7 +189,9 @@ class RequestContext:
             error = InternalError(f"The server had an internal error. Request id: {request_id}.")
             await send_error(send_with_id, error)
         finally:
-            level = logging.DEBUG if status < 400 and scope["path"] in self._quiet else logging.INFO
+            # Who waits for a long download asks several times a second, and "not yet" is an answer.
+            expected = status < 400 or status == 503
+            level = logging.DEBUG if expected and scope["path"] in self._quiet else logging.INFO
             self._log.log(
                 level,
                 "request",

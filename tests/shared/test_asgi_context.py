@@ -8,7 +8,7 @@ import logging
 import httpx
 import pytest
 
-from shared.asgi import ClientDisconnected, Message, Receive, RequestContext, Scope, Send
+from shared.asgi import ClientDisconnected, Message, Receive, RequestContext, Scope, Send, send_json
 from tests.support.serving import LOG, echo, serving
 
 
@@ -103,3 +103,28 @@ async def test_context_does_not_mix_up_concurrent_requests() -> None:
         answers = await asyncio.gather(*(client.post("/") for _ in range(50)))
     assert all(answer.json()["request_id"] == answer.headers["x-request-id"] for answer in answers)
     assert len({answer.headers["x-request-id"] for answer in answers}) == 50
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "level"),
+    [
+        ("/readyz", 200, logging.DEBUG),
+        ("/readyz", 503, logging.DEBUG),
+        ("/readyz", 500, logging.INFO),
+        ("/v1/models", 200, logging.INFO),
+        ("/v1/models", 503, logging.INFO),
+    ],
+)
+async def test_context_is_quiet_about_probes_that_are_told_not_yet(
+    caplog: pytest.LogCaptureFixture, path: str, status: int, level: int
+) -> None:
+    """A probe that succeeds, or that comes too early, is no news; everything else is."""
+    caplog.set_level(logging.DEBUG, LOG.name)
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send_json(send, status, b"{}")
+
+    async with serving(RequestContext(app, LOG, quiet=("/readyz",))) as client:
+        await client.get(path)
+    quietest = min(record.levelno for record in caplog.records if record.name == LOG.name)
+    assert quietest == level
