@@ -54,6 +54,8 @@ class ModelSpec:
         memory: Bytes that the weights and one full context need on the device.
         devices: Devices on which serving it makes sense.
         int4: Whether the linear layers are held in 4 bits.
+        top_p: Nucleus to draw from where a request says nothing.
+        top_k: Candidates to draw from where a request says nothing; 0 for all.
     """
 
     id: str
@@ -62,6 +64,8 @@ class ModelSpec:
     memory: int
     devices: tuple[Device, ...]
     int4: bool = False
+    top_p: float = 1.0
+    top_k: int = 0
 
 
 CATALOGUE: tuple[ModelSpec, ...] = (
@@ -83,6 +87,9 @@ CATALOGUE: tuple[ModelSpec, ...] = (
         context_length=8192,
         memory=1 * GIB,
         devices=("mps", "cuda", "cpu"),
+        # So small a model spreads much of its probability over nonsense.
+        top_p=0.9,
+        top_k=40,
     ),
 )
 

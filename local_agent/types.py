@@ -56,9 +56,10 @@ class Sampling(msgspec.Struct, frozen=True):
     """How the next token is chosen."""
 
     temperature: float = 0.7
-    top_p: float = 1.0
-    top_k: int = 0
-    """0 looks at the whole vocabulary."""
+    top_p: float | None = None
+    """None takes the model's own default."""
+    top_k: int | None = None
+    """0 looks at the whole vocabulary, None takes the model's own default."""
     seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

