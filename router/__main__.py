@@ -67,7 +67,7 @@ def main() -> int:
         check_start(settings)
     except ValidationError as error:
         for problem in error.errors():
-            print(f"router: {problem['loc'][0]}: {problem['msg']}", file=sys.stderr)
+            print(f"router: {problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
         return 2
     except StartError as error:
         print(f"router: {error}", file=sys.stderr)

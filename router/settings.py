@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from redis.asyncio.connection import parse_url
 
 __all__ = ["RouterSettings", "read_secret"]
 
@@ -95,6 +96,17 @@ class RouterSettings(BaseSettings):
     drain_seconds: int = Field(
         30, validation_alias="ROUTER_DRAIN_SECONDS", ge=0, description="Seconds that open answers get at shutdown."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_url_can_be_read(cls, url: str) -> str:
+        # A Redis that is away is no fault, so nothing later would tell a URL that can never be one.
+        try:
+            parse_url(url)
+        except ValueError as error:
+            # The reason is not quoted: it may hold a part of the URL, and that a password.
+            raise ValueError("must be a URL like redis://host:6379/0") from error
+        return url
 
 
 def read_secret(name: str) -> str | None:

@@ -46,6 +46,16 @@ def test_start_names_a_bad_setting(tmp_path: Path) -> None:
     assert "ROUTER_PORT" in ended.stderr
 
 
+def test_start_names_a_redis_url_that_is_none(tmp_path: Path) -> None:
+    """A `REDIS_URL` that can never work is told in one line, without what may be a password in it."""
+    for url in ("nonsense", "http://:s3cret@host", "redis://:s3cret@host:port/0"):
+        ended = start(tmp_path, REDIS_URL=url)
+        assert ended.returncode == 2
+        assert len(ended.stderr.strip().splitlines()) == 1
+        assert "REDIS_URL" in ended.stderr
+        assert "s3cret" not in ended.stderr
+
+
 def test_start_refuses_a_bad_manifest(tmp_path: Path) -> None:
     """A manifest with a mistake stops the start, with file, line and field."""
     manifest = tmp_path / "models.yaml"
