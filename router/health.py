@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from router.types import Breaker, Deployment, DeploymentHealth
-from shared.errors import ServiceError, UpstreamError, UpstreamRateLimited, UpstreamUnauthorized
+from shared.errors import ServiceError, UpstreamError, UpstreamOverloaded, UpstreamRateLimited, UpstreamUnauthorized
 
 __all__ = ["HealthBoard"]
 
@@ -118,7 +118,12 @@ class HealthBoard:
         self._sample(deployment.id, **averages)
 
     def fail(self, deployment: Deployment, error: ServiceError) -> None:
-        """Note a failed attempt; only faults of the upstream count against it."""
+        """Note a failed attempt; only faults of the upstream count against it.
+
+        A full queue is no fault: it says nothing but that there is no room now.
+        """
+        if isinstance(error, UpstreamOverloaded):
+            return
         if not (isinstance(error, UpstreamError) and error.retryable):
             self.settle_probe(deployment)
             return

@@ -39,8 +39,8 @@ read `.env` first; a variable that is set in the shell wins. A variable that is 
 that cannot be read stops the start and is named.
 """
 ERRORS_INTRODUCTION = """\
-`param` names the field at fault, dotted (`messages.0.role`), or is null. 429 and 503 carry `Retry-After` where a wait
-is known to help. In a stream that has begun, the error is the last event and no `[DONE]` follows it.
+`param` names the field at fault, as a path (`messages[0].role`), or is null. 429 and 503 carry `Retry-After` where a
+wait is known to help. In a stream that has begun, the error is the last event and no `[DONE]` follows it.
 
 "Next candidate" says whether the router asks the next deployment of its ranking before the caller hears of the
 failure.

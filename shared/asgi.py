@@ -68,7 +68,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """Return the whole request body.
 
     A body over the limit is read to its end and dropped, so that the client sees the answer
-    and not a reset connection.
+    and not a reset connection; one that is far over it is not read at all.
 
     Args:
         scope: The request's scope.
@@ -87,6 +87,8 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     declared = header(scope, b"content-length")
     if declared is not None and not declared.isdigit():
         raise InvalidRequest("The Content-Length header must be a number.")
+    if declared is not None and int(declared) - limit > _DRAIN_LIMIT:
+        raise PayloadTooLarge(f"The request body exceeds the limit of {limit} bytes.")
     chunks: list[bytes] = []
     size = 0
     while True:

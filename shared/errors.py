@@ -22,6 +22,7 @@
         ├── UpstreamUnavailable   502  upstream_unavailable      next candidate
         ├── UpstreamTimeout       504  upstream_timeout          next candidate
         ├── UpstreamRateLimited   429  upstream_rate_limited     next candidate
+        ├── UpstreamOverloaded    503  overloaded                next candidate
         ├── UpstreamUnauthorized  502  upstream_unauthorized     next candidate
         ├── UpstreamRejected      theirs, passed through
         ├── StreamInterrupted     in-stream, after the commit point
@@ -57,6 +58,7 @@ __all__ = [
     "Unauthenticated",
     "UnsupportedMediaType",
     "UpstreamError",
+    "UpstreamOverloaded",
     "UpstreamRateLimited",
     "UpstreamRejected",
     "UpstreamTimeout",
@@ -245,6 +247,14 @@ class UpstreamRateLimited(UpstreamError):
     status = 429
     type = "rate_limit_error"
     code = "upstream_rate_limited"
+    retryable = True
+
+
+class UpstreamOverloaded(UpstreamError):
+    """The backend's queue is full: it is well, and has no room; carries its `Retry-After`."""
+
+    status = 503
+    code = "overloaded"
     retryable = True
 
 

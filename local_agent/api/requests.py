@@ -222,5 +222,10 @@ async def read(request: Request, kind: type[B], limit: int) -> B:
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
-    """Return a dotted path; the names that pydantic gives to the members of a union are left out."""
-    return ".".join(str(part) for part in location if isinstance(part, int) or _FIELD.fullmatch(part))
+    """Return a path (`messages[0].role`), without the names that pydantic gives to the members of a union."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if _is_place(part))
+    return "".join(parts).removeprefix(".")
+
+
+def _is_place(part: int | str) -> bool:
+    return isinstance(part, int) or _FIELD.fullmatch(part) is not None

@@ -90,8 +90,8 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 async def _on_validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    path = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
-    param = ".".join(path) or None
+    path = [part for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".") or None
     message = f"Invalid value for '{param}': {first['msg']}." if param else f"{first['msg']}."
     return _answer(InvalidRequest(message, param=param))
 

@@ -226,6 +226,9 @@ def parse_manifest(text: str, file: str = "manifest") -> Manifest:
     Raises:
         InvalidManifest: It is wrong; names every error with its line and field.
     """
+    if not text.strip():
+        # A lost pipe or a cut file would otherwise take every declaration away.
+        raise InvalidManifest([f"{file}: is empty; to declare nothing write `backends: []`"])
     try:
         document = read_yaml(text)
     except YAMLProblem as error:

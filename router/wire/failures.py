@@ -13,6 +13,7 @@ import msgspec
 from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
+    UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
@@ -51,6 +52,8 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
     if (error := _by_status(status, detail, wait)) is not None:
         return error
     words = str(detail.get("message") or "") if quoted else ""
+    if status == 503 and detail.get("code") == "overloaded":
+        return UpstreamOverloaded(words[:500] or "The backend's queue is full.", retry_after=wait)
     return UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
 
 

@@ -58,6 +58,7 @@ TABLE = {
     "UpstreamError": Row(502, SERVER, "upstream_unavailable"),
     "UpstreamUnavailable": Row(502, SERVER, "upstream_unavailable", retryable=True),
     "UpstreamTimeout": Row(504, SERVER, "upstream_timeout", retryable=True),
+    "UpstreamOverloaded": Row(503, "server_error", "overloaded", retryable=True),
     "UpstreamRateLimited": Row(429, "rate_limit_error", "upstream_rate_limited", retryable=True),
     "UpstreamUnauthorized": Row(502, SERVER, "upstream_unauthorized", retryable=True),
     "UpstreamRejected": Row(422, "their_type", "their_code"),

@@ -166,3 +166,21 @@ async def test_agent_is_no_candidate_for_what_it_cannot_do(tmp_path: Path) -> No
                 assert refused.status_code == 400
                 assert word in assert_openai_error(refused, "no_candidate")["message"]
             assert asked(upstream) == []
+
+
+async def test_full_agent_is_told_as_full_and_stays_a_candidate(tmp_path: Path) -> None:
+    """A full queue is a 503 with its wait, and however often it is told, the next request is sent."""
+    full = {"error": {"message": "32 requests are waiting.", "type": "server_error", "code": "overloaded"}}
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.json(full, 503, {"retry-after": "7"})
+
+    async with scripted_upstream(script) as upstream:
+        async with live_router(tmp_path, manifest(upstream.url.removesuffix("/v1"), "[chat]")) as router:
+            for _ in range(8):
+                refused = await router.chat()
+                assert refused.status_code == 503
+                assert refused.headers["retry-after"] == "7"
+                assert "waiting" in assert_openai_error(refused, "overloaded")["message"]
+            upstream.script = infer({"text": "room again"})
+            assert (await router.chat()).status_code == 200

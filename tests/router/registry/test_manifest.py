@@ -89,12 +89,17 @@ def test_parse_manifest_reads_json() -> None:
     assert parse_manifest(json.dumps(yaml.safe_load(EXAMPLE), indent=1)) == parse_manifest(EXAMPLE)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{}", "models:\n", "# nothing\n", "backends: []\nmodels:\n  - id: m\n    aliases:\n"]
-)
+@pytest.mark.parametrize("text", ["{}", "models:\n", "# nothing\n", "backends: []\nmodels:\n  - id: m\n    aliases:\n"])
 def test_parse_manifest_takes_absent_values(text: str) -> None:
-    """An empty file and keys without a value declare nothing."""
+    """Empty mappings and keys without a value declare nothing."""
     assert parse_manifest(text).backends == ()
+
+
+@pytest.mark.parametrize("text", ["", " \n\n"])
+def test_parse_manifest_refuses_an_empty_file(text: str) -> None:
+    """A lost pipe must not take every declaration away."""
+    with pytest.raises(InvalidManifest, match="is empty"):
+        parse_manifest(text, "models.yaml")
 
 
 def test_parse_manifest_reports_all_errors_at_once() -> None:
