@@ -41,7 +41,7 @@ k3s-down: ## Remove what k3s-up made (not built yet)
 
 .PHONY: test
 test: setup ## Run all tests with coverage, in parallel
-	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report term $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report term $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup ## Run ruff, mypy (strict), black (check mode) and import-linter

@@ -54,7 +54,9 @@ class Reader:
         self._addresses = {"http://127.0.0.1:8000": router.url, "http://127.0.0.1:5000": agent.url}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # noqa: TID251 - the blocks' own environment
         settings = {"SQLITE_DB_PATH": str(folder / "models.db"), "REDIS_URL": redis_url, "PATH": path}
-        self._environment = clean_environment(settings)
+        # A reader's own programs are no part of what is measured.
+        whole = clean_environment(settings)
+        self._environment = {name: value for name, value in whole.items() if not name.startswith("COVERAGE_")}
 
     def follow(self, block: Block) -> None:
         """Do what a block says; fail with its place and output where that fails."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -20,9 +22,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port below those that systems give to outgoing connections, which come and go meanwhile."""
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Run:
@@ -37,7 +42,7 @@ class Run:
             "LOCAL_AGENT_PORT": str(self.ports["agent"]),
             "REDIS_URL": redis_url or f"redis://127.0.0.1:{self.ports['valkey']}/0",
         }
-        command = [sys.executable, "-m", "tests.scripts.stand_in", "session", "--agent", agent, "--router", router]
+        command = [sys.executable, "-m", "tests.scripts.stand_in", "--agent", agent, "--router", router]
         self._process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
