@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +64,22 @@ def wait_for_model(router: Service, model: str, listed: bool = True) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"{model} listed: {not listed}\n{router.output()}")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds."""
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def tokens_generated(agent: Service) -> float:
+    """Return how many tokens the agent has generated so far."""
+    text = httpx.get(f"{agent.url}/metrics", timeout=10, trust_env=False).text
+    found = re.search(r"^local_agent_generated_tokens_total (\S+)$", text, re.MULTILINE)
+    assert found is not None
+    return float(found.group(1))
 
 
 def test_sdk_gets_a_sensible_answer_with_usage(stack: Stack) -> None:
@@ -136,7 +152,10 @@ def test_killed_worker_is_told_clearly_and_survived(stack: Stack) -> None:
     """`kill -9` of the agent's worker in mid-generation ends both kinds of answer with an error; the next works."""
     story = {"messages": [{"role": "user", "content": "Write a very long story about a dog."}], "max_tokens": 2000}
     with ThreadPoolExecutor(1) as beside:
+        before = tokens_generated(stack.agent)
         whole = beside.submit(stack.chat, **story)
+        # A request without a word yet would rightly be run again on the next worker.
+        wait_until(lambda: tokens_generated(stack.agent) > before + 3)
         body = {"model": MODEL, "temperature": 0, **story, "stream": True}
         url = f"{stack.router.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=body, timeout=60, trust_env=False) as answer:
