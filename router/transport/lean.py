@@ -168,18 +168,7 @@ class LeanTransport:
         self._pools: dict[tuple[str, str, int], _Pool] = {}
 
     async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> LeanExchange:
-        """Send a POST and return the answer once its head is there.
-
-        Args:
-            url: `http://` or `https://`.
-            body: The request's body.
-            headers: The request's headers, without `Host` and `Content-Length`.
-            connect_timeout: Seconds to wait for a free connection and for it to be opened.
-
-        Raises:
-            UpstreamUnavailable: The backend cannot be reached, or does not answer in HTTP.
-            UpstreamTimeout: No connection was made in time.
-        """
+        """Send a POST and return the answer once its head is there; see `Transport.send`."""
         target = self._targets.get(url) or self._learn(url)
         message = _head(target, headers, len(body)) + body
         pool = self._pools[target.scheme, target.host, target.port]
