@@ -6,8 +6,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from msgspec import structs
 
 from router.types import Breaker, Deployment, DeploymentHealth
 from shared.errors import ServiceError, UpstreamError, UpstreamOverloaded, UpstreamRateLimited, UpstreamUnauthorized
@@ -179,5 +181,5 @@ class HealthBoard:
 
     def _publish(self, name: str, **changes: object) -> None:
         record = self._record(name)
-        record.public = replace(record.public, **changes)  # type: ignore[arg-type]
+        record.public = structs.replace(record.public, **changes)
         self._public[name] = record.public

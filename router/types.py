@@ -1,4 +1,7 @@
-"""The router's nouns: frozen values without behaviour beyond arithmetic on themselves."""
+"""The router's nouns: frozen values without behaviour beyond arithmetic on themselves.
+
+Those that every request makes anew are msgspec structs, which cost a tenth of a frozen dataclass to make.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec import field as defaulted
 
 from shared.types import Usage
 
@@ -197,8 +203,7 @@ class Wishes:
     session: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
+class InferenceRequest(Struct, frozen=True):
     """One request, parsed once. `body` holds the client's own bytes.
 
     `spans` maps each top-level field of the body to the position of its JSON value in `body`.
@@ -212,7 +217,7 @@ class InferenceRequest:
     spans: Mapping[str, tuple[int, int]]
     caller: Caller
     wishes: Wishes = Wishes()
-    headers: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    headers: Mapping[str, str] = defaulted(default_factory=lambda: _EMPTY)
     """The client's headers, lower-case names; adapters forward only what is safe."""
     usage_asked: bool = False
     """Whether the client asked a stream for its usage chunk."""
@@ -233,8 +238,7 @@ class InferenceRequest:
         return None if span is None else self.body[span[0] : span[1]]
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(Struct, frozen=True):
     """All that routing may look at: plain values, taken from the request once."""
 
     needs: frozenset[str]
@@ -251,8 +255,7 @@ class Features:
     session: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeploymentHealth:
+class DeploymentHealth(Struct, frozen=True):
     """What is known of a deployment at one moment."""
 
     available: bool = True
@@ -263,14 +266,13 @@ class DeploymentHealth:
     failure_rate: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """A deployment that may serve the request, with what the scorers say (each in [0, 1])."""
 
     model: Model
     deployment: Deployment
     score: float = 0.0
-    scores: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
+    scores: Mapping[str, float] = defaulted(default_factory=lambda: _EMPTY)
     estimated_cost_usd: Decimal | None = None
 
 
@@ -286,8 +288,7 @@ class Rejection:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The ranking for one request: who may answer, in order, who may not, and from what inputs."""
 
     id: str
@@ -303,8 +304,7 @@ class Decision:
 # --- what comes back --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(Struct, frozen=True):
     """One event of a stream. `raw` is the SSE event as the client gets it.
 
     `output` is True once it carries output (text, a tool call, a refusal, …): the commit point.
@@ -317,8 +317,7 @@ class Chunk:
     finish_reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
+class Completion(Struct, frozen=True):
     """A whole answer: the JSON body as the client gets it."""
 
     body: bytes
@@ -329,8 +328,7 @@ class Completion:
 Event = Chunk | Completion
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(Struct, frozen=True):
     """One try at one deployment; `error` is an error code, None where it answered."""
 
     deployment: str
@@ -340,8 +338,7 @@ class Attempt:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """How a request ended: what is billed, written, counted and logged, once."""
 
     request_id: str

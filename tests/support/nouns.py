@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from router.types import Backend, Caller, Deployment, InferenceRequest, Model, Wishes
 from router.wire.chat import parse_chat

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router.cache.exact import CachedAnswer, ExactCache
 from router.state.memory import MemoryStore
@@ -242,7 +242,7 @@ async def test_cache_key_covers_caller_privacy_and_policy(change: dict[str, Any]
     cache, request = cache_of(), chat_request(**SURE)
     cache.put(request, "auto", answer(whole(completion("x"))))
     assert await kept(cache, request, "auto") is not None
-    assert await kept(cache, replace(request, **change), scope) is None
+    assert await kept(cache, structs.replace(request, **change), scope) is None
 
 
 @given(
@@ -258,7 +258,7 @@ async def test_cache_key_ignores_spelling_delivery_and_the_router_object(data: s
     for more in (data.draw(st.lists(st.sampled_from(delivery), unique_by=str)), []):
         spelled = data.draw(objects(data.draw(st.permutations([*members, *more]))))
         bodies.append(parse_chat(spelled.encode(), "req_1", CALLER, {}))
-    first, second = (replace(request, wishes=Wishes(cache="on")) for request in bodies)
+    first, second = (structs.replace(request, wishes=Wishes(cache="on")) for request in bodies)
     cache.put(first, "", answer(whole(completion("x"))))
     assert await kept(cache, second) is not None
 
@@ -329,7 +329,7 @@ async def test_cache_refresh_asks_anew_and_replaces_the_entry() -> None:
     """A refresh sees no entry; those that follow see what it brought."""
     cache, request = cache_of(), chat_request(**SURE)
     cache.put(request, "", answer(whole(completion("old"))))
-    refresh = replace(request, wishes=Wishes(cache="refresh"))
+    refresh = structs.replace(request, wishes=Wishes(cache="refresh"))
     assert await kept(cache, refresh) is None
     cache.put(refresh, "", answer(whole(completion("new"))))
     assert await kept(cache, request) == [completion("new")]

@@ -10,6 +10,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router.routing.decide import no_candidate
 from router.routing.estimates import estimate_cost
@@ -115,9 +116,9 @@ def test_decide_gives_a_reason_for_every_rejection(one: World) -> None:
 @given(worlds)
 def test_decide_never_widens_with_stricter_privacy(one: World) -> None:
     """Whoever serves a stricter request serves a looser one."""
-    strict = set(order(one.decide(features=replace(one.features, privacy="local"))))
-    middle = set(order(one.decide(features=replace(one.features, privacy="cluster"))))
-    loose = set(order(one.decide(features=replace(one.features, privacy="any"))))
+    strict = set(order(one.decide(features=structs.replace(one.features, privacy="local"))))
+    middle = set(order(one.decide(features=structs.replace(one.features, privacy="cluster"))))
+    loose = set(order(one.decide(features=structs.replace(one.features, privacy="any"))))
     assert strict <= middle <= loose
 
 
@@ -162,7 +163,7 @@ def test_decide_keeps_a_session_where_it_is() -> None:
     model = make_model("m", *(make_deployment(name) for name in names))
     homes = {}
     for session in map(str, range(40)):
-        at = replace(FEATURES, session=session)
+        at = structs.replace(FEATURES, session=session)
         leads = {order(world(model, features=at, weights={"affinity": 1}, seed=seed).decide())[0] for seed in range(5)}
         assert len(leads) == 1
         (homes[session],) = leads
@@ -170,7 +171,7 @@ def test_decide_keeps_a_session_where_it_is() -> None:
     for session, home in homes.items():
         gone = next(name for name in names if name != home)
         away = {gone: DeploymentHealth(available=False)}
-        at = replace(FEATURES, session=session)
+        at = structs.replace(FEATURES, session=session)
         assert order(world(model, features=at, weights={"affinity": 1}, health=away).decide())[0] == home
 
 
@@ -180,7 +181,7 @@ def test_decide_keeps_a_session_where_it_is() -> None:
 def refused(*filters: str) -> Decision:
     """A decision that rejected a deployment for each of the filters."""
     rejections = tuple(Rejection(f"m@b{index}", name, f"reason {index}") for index, name in enumerate(filters))
-    return replace(world().decide(), rejections=rejections)
+    return structs.replace(world().decide(), rejections=rejections)
 
 
 @pytest.mark.parametrize(
