@@ -14,6 +14,7 @@ from router.registry.build import build_catalog
 from router.registry.database import StoreError
 from router.registry.manifest import InvalidManifest, load_manifest
 from router.registry.store import open_store
+from router.server.protocol import DataPlaneProtocol
 from router.settings import RouterSettings
 from shared.logs import logging_to_stderr
 
@@ -82,6 +83,7 @@ def main() -> int:
             log_config=None,
             access_log=False,
             server_header=False,
+            http=DataPlaneProtocol if settings.http == "direct" else "auto",
             timeout_graceful_shutdown=settings.drain_seconds,
         )
     return 0

@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from router.interfaces import UsageSink
 from router.trail import Trail
 from router.types import CacheState, Completion, Event, InferenceRequest, Outcome, Usage
-from shared.sse import DONE
 
 __all__ = ["Ledger", "Meter", "RouterMetrics", "log_fields"]
 
@@ -109,10 +108,10 @@ class Meter:
         if isinstance(event, Completion):
             self.complete = True
             self.output_bytes += len(event.body)
-        elif event.raw == DONE:
-            self.complete = True
-        elif event.output:
-            self.output_bytes += len(event.raw)
+        else:
+            self.complete = event.done
+            if event.output:
+                self.output_bytes += len(event.raw)
 
     def outcome(self, now: float) -> Outcome:
         """Return what the request came to, as of `now` (`time.perf_counter` seconds)."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from typing import cast
-
-import anyio
+from collections.abc import Callable, Mapping, Sequence
 
 from router.health import HealthBoard
-from router.interfaces import BackendAdapter
+from router.interfaces import BackendAdapter, Reply
 from router.trail import Trail
 from router.types import Candidate, Chunk, Completion, Decision, Deployment, Event, InferenceRequest
 from shared.errors import (
@@ -20,7 +17,6 @@ from shared.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from shared.sse import DONE
 
 __all__ = ["Committed", "Dispatcher"]
 
@@ -31,33 +27,40 @@ class _DeadlinePassed(UpstreamTimeout):
     retryable = False
 
 
-class _Exchange:
-    """One attempt: an adapter's events under timers; each limit fires alone."""
+class _Limits:
+    """When to stop waiting in one attempt; each limit fires alone.
 
-    def __init__(self, events: AsyncIterator[Event], ends: float, deadline: float) -> None:
-        self._events = cast("AsyncGenerator[Event, None]", events)
-        self._ends = min(ends, deadline)
-        self._late: type[UpstreamTimeout] = _DeadlinePassed if deadline <= ends else UpstreamTimeout
+    All times are `time.perf_counter` seconds.
 
-    async def next(self, limit: float, phase: str) -> Event | None:
-        """Return the next event, or None at the end; `limit` is in seconds.
+    Args:
+        ends: When the attempt's total limit passes.
+        deadline: When the request's own passes.
+        first: When the first output must have come; a whole answer arrives with its last token, so
+            only the total limit can judge it.
+    """
 
-        Raises:
-            UpstreamTimeout: `limit`, or the total limit, has passed.
-        """
-        left = self._ends - time.perf_counter()
-        kind = UpstreamTimeout
-        if left < limit:
-            limit, phase, kind = left, "total", self._late
-        try:
-            with anyio.fail_after(max(0.0, limit)):
-                return await anext(self._events, None)
-        except TimeoutError as error:
-            raise kind(f"The backend exceeded its {phase} limit.") from error
+    __slots__ = ("_deadline", "_ends", "_idle", "_phase", "until")
 
-    async def close(self) -> None:
-        """End the exchange with the backend at once."""
-        await self._events.aclose()
+    def __init__(self, ends: float, deadline: float, first: float | None, idle: float) -> None:
+        self._ends = min(deadline, ends)
+        self._deadline = deadline
+        self._idle = idle
+        self._phase = "first-token"
+        self.until = self._ends
+        if first is not None and first < self._ends:
+            self.until = first
+
+    def move_on(self, now: float) -> None:
+        """Output has come: from now on only the silence between two pieces counts."""
+        self._phase = "idle"
+        until = now + self._idle
+        self.until = min(self._ends, until)
+
+    def passed(self) -> UpstreamTimeout:
+        """Return the error of the limit that has passed."""
+        phase = self._phase if self.until < self._ends else "total"
+        kind = _DeadlinePassed if self.until >= self._deadline else UpstreamTimeout
+        return kind(f"The backend exceeded its {phase} limit.")
 
 
 class Committed:
@@ -66,39 +69,70 @@ class Committed:
     `close()` must be called whatever happens.
     """
 
+    __slots__ = ("_clock", "_health", "_limits", "_open", "_reply", "_ticket", "candidate", "head")
+
     def __init__(
-        self, candidate: Candidate, exchange: _Exchange, head: list[Event], health: HealthBoard, ticket: int
+        self, candidate: Candidate, limits: _Limits, health: HealthBoard, ticket: int, clock: Callable[[], float]
     ) -> None:
         self.candidate = candidate
-        self.head = head
-        self._exchange = exchange
+        self.head: Sequence[Event] = ()
+        self._limits = limits
         self._health = health
         self._ticket = ticket
+        self._clock = clock
+        self._reply: Reply | None = None
         self._open = True
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield every event of the answer.
+    async def begin(self, adapter: BackendAdapter, request: InferenceRequest, reply_model: str | None) -> None:
+        """Send, and read up to the first event with output; what precedes it is held back, so it can be dropped.
+
+        Raises:
+            ServiceError: The backend failed before it committed to an answer.
+        """
+        limits = self._limits
+        try:
+            reply = self._reply = await adapter.send(request, self.candidate.deployment, reply_model, limits.until)
+            head: Sequence[Event] = ()
+            while events := await reply.more(limits.until):
+                head = (*head, *events) if head else events
+                if any(map(_commits, events)):
+                    self.head = head
+                    return
+        except TimeoutError as error:
+            raise limits.passed() from error
+        raise UpstreamUnavailable("The backend ended its answer before it began.")
+
+    async def more(self) -> Sequence[Event]:
+        """Return the answer's next events; none mean that it is complete.
 
         Raises:
             StreamInterrupted: The backend failed in the middle.
         """
-        for event in self.head:
-            yield event
-        deployment = self.candidate.deployment
+        if self.head:
+            head, self.head = self.head, ()
+            return head
+        limits = self._limits
+        limits.move_on(self._clock())
+        assert self._reply is not None
         try:
-            while (event := await self._exchange.next(deployment.backend.timeouts.idle, "idle")) is not None:  # type: ignore[assignment]
-                yield event
+            return await self._reply.more(limits.until)
+        except TimeoutError as error:
+            raise self._interrupted(limits.passed()) from error
         except ServiceError as error:
-            if not isinstance(error, _DeadlinePassed):
-                self._health.fail(deployment, error)
-            raise StreamInterrupted(f"The answer was cut off. {error.message}") from error
+            raise self._interrupted(error) from error
+
+    def _interrupted(self, error: ServiceError) -> StreamInterrupted:
+        if not isinstance(error, _DeadlinePassed):
+            self._health.fail(self.candidate.deployment, error)
+        return StreamInterrupted(f"The answer was cut off. {error.message}")
 
     async def close(self) -> None:
         """End the exchange; calling it again does nothing."""
         if self._open:
             self._open = False
             self._health.end(self.candidate.deployment, self._ticket)
-            await self._exchange.close()
+            if self._reply is not None:
+                await self._reply.close()
 
 
 class Dispatcher:
@@ -168,17 +202,14 @@ class Dispatcher:
         if trail.first_sent is None:
             trail.first_sent = begun
         reply_model = candidate.model.id if decision.policy == decision.asked else None
-        total = begun + deployment.backend.timeouts.total
-        exchange = _Exchange(adapter.send(request, deployment, reply_model), total, ends)
-        committed = Committed(candidate, exchange, [], self._health, self._health.begin(deployment))
+        timeouts = deployment.backend.timeouts
+        first = begun + timeouts.first_token if request.stream else None
+        limits = _Limits(begun + timeouts.total, ends, first, timeouts.idle)
+        committed = Committed(candidate, limits, self._health, self._health.begin(deployment), self._clock)
         try:
-            await self._commit(exchange, deployment, committed.head, request.stream)
+            await committed.begin(adapter, request, reply_model)
         except BaseException as error:
-            code = error.code if isinstance(error, ServiceError) else "cancelled"
-            trail.note(deployment, begun, self._clock(), code)
-            if isinstance(error, ServiceError) and not isinstance(error, _DeadlinePassed):
-                self._health.fail(deployment, error)
-            await committed.close()
+            await self._gave_up(committed, trail, begun, error)
             raise
         now = self._clock()
         trail.note(deployment, begun, now, None)
@@ -186,27 +217,20 @@ class Dispatcher:
         self._health.succeed(deployment, (now - begun) * 1000 if request.stream else None)
         return committed
 
-    async def _commit(self, exchange: _Exchange, deployment: Deployment, head: list[Event], stream: bool) -> None:
-        """Read up to the first event with output; what precedes it is held back, so it can be dropped.
-
-        Raises:
-            UpstreamUnavailable: The backend ended its answer before it began.
-            UpstreamTimeout: The first token did not come in time.
-        """
-        timeouts = deployment.backend.timeouts
-        # A whole answer arrives with its last token, so only the total limit can judge it.
-        limit, phase = (timeouts.first_token, "first-token") if stream else (timeouts.total, "total")
-        until = self._clock() + limit
-        while (event := await exchange.next(until - self._clock(), phase)) is not None:
-            head.append(event)
-            if isinstance(event, Completion) or _commits(event):
-                return
-        raise UpstreamUnavailable("The backend ended its answer before it began.")
+    async def _gave_up(self, committed: Committed, trail: Trail, begun: float, error: BaseException) -> None:
+        deployment: Deployment = committed.candidate.deployment
+        code = error.code if isinstance(error, ServiceError) else "cancelled"
+        trail.note(deployment, begun, self._clock(), code)
+        if isinstance(error, ServiceError) and not isinstance(error, _DeadlinePassed):
+            self._health.fail(deployment, error)
+        await committed.close()
 
 
-def _commits(chunk: Chunk) -> bool:
-    """Return whether a chunk carries output or properly ends an answer without any."""
-    return chunk.output or chunk.finish_reason is not None or chunk.raw == DONE
+def _commits(event: Event) -> bool:
+    """Return whether an event carries output or properly ends an answer without any."""
+    if isinstance(event, Chunk):
+        return event.output or event.finish_reason is not None or event.done
+    return isinstance(event, Completion)
 
 
 def _verdict(failures: list[ServiceError]) -> ServiceError:

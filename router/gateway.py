@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Sequence
 from typing import Protocol
 
 from router.accounting import Ledger, Meter
@@ -41,57 +40,57 @@ class Answer:
     `close()` must be called whatever happens; it ends the exchange and settles the account.
     """
 
+    __slots__ = ("_gateway", "_kept", "_room", "_source", "meter")
+
     def __init__(self, gateway: Gateway, meter: Meter, source: Committed | CachedAnswer, keep: int) -> None:
         self.meter = meter
         self._gateway = gateway
-        self._source = source
+        self._source: Committed | CachedAnswer | None = source
         self._room = keep
         self._kept: list[Event] = []
 
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield the answer's events.
+    async def more(self) -> Sequence[Event]:
+        """Return the answer's next events; none mean that it is complete.
 
         Raises:
             StreamInterrupted: The backend failed in the middle.
         """
-        meter = self.meter
-        try:
-            if isinstance(self._source, CachedAnswer):
-                for event in self._source.events:
-                    meter.observe(event)
-                    yield event
-                return
-            async with aclosing(self._source.events()) as events:
-                async for event in events:
-                    meter.observe(event)
-                    self._keep(event)
-                    if meter.complete and self._kept:
-                        self._gateway.remember(meter, self._kept)
-                        self._kept, self._room = [], 0
-                    yield event
-        except ServiceError as error:
-            meter.error = error.code
-            raise
+        source, meter = self._source, self.meter
+        events: Sequence[Event] = ()
+        if isinstance(source, Committed):
+            try:
+                events = await source.more()
+            except ServiceError as error:
+                meter.error = error.code
+                raise
+        elif source is not None:
+            events, self._source = source.events, None
+        for event in events:
+            meter.observe(event)
+            if self._room > 0:
+                self._keep(event)
+        return events
 
     def _keep(self, event: Event) -> None:
-        """Collect what the cache may keep, within its bound."""
-        if self._room <= 0:
-            return
+        """Collect what the cache may keep, within its bound, and hand it over once it is whole."""
         self._room -= len(event.body if isinstance(event, Completion) else event.raw)
-        if self._room > 0:
-            self._kept.append(event)
-        else:
+        self._kept.append(event)
+        if self._room <= 0:
             self._kept = []
+        elif self.meter.complete:
+            self._room = 0
+            self._gateway.remember(self.meter, self._kept)
 
     async def close(self) -> Outcome | None:
         """End the exchange and settle; the first call returns the outcome, a later one None."""
-        if not self.meter.complete and self.meter.error is None:
-            self.meter.error, self.meter.status = "client_disconnected", 499
+        meter = self.meter
+        if not meter.complete and meter.error is None:
+            meter.error, meter.status = "client_disconnected", 499
         try:
             if isinstance(self._source, Committed):
                 await self._source.close()
         finally:
-            outcome = self._gateway.settle(self.meter)
+            outcome = self._gateway.settle(meter)
         return outcome
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from router.types import (
@@ -15,12 +15,16 @@ from router.types import (
     Model,
     Outcome,
 )
+from shared.errors import ServiceError
 
 __all__ = [
     "BackendAdapter",
+    "Decoder",
     "Exchange",
     "Filter",
     "Health",
+    "Reply",
+    "Route",
     "Scorer",
     "Secrets",
     "StateStore",
@@ -35,23 +39,77 @@ Secrets = Callable[[str], str | None]
 """The value of a named secret, or None where it is not set."""
 
 
+class Reply(Protocol):
+    """A backend's answer, translated to the client's dialect. `close()` must be called."""
+
+    async def more(self, until: float) -> Sequence[Event]:
+        """Return the next events; none mean that the answer is complete.
+
+        A non-streaming request gets one `Completion`; a streaming one `Chunk`s, the last of which is `done`.
+
+        Args:
+            until: When to stop waiting (`time.perf_counter` seconds).
+
+        Raises:
+            UpstreamError: Whatever went wrong, as one of ours.
+            ContextLengthExceeded: The backend says that the prompt is too long.
+            TimeoutError: Nothing came in time.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the exchange with the backend at once; calling it again does nothing."""
+        ...
+
+
 class BackendAdapter(Protocol):
     """Speaks one wire dialect to a backend."""
 
-    def send(self, request: InferenceRequest, deployment: Deployment, reply_model: str | None) -> AsyncIterator[Event]:
-        """Send the request and yield what comes back, translated to the client's dialect.
-
-        A non-streaming request yields one `Completion`; a streaming one yields `Chunk`s, the
-        last of which is `[DONE]`. Closing the iterator closes the upstream exchange at once.
+    async def send(
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
+    ) -> Reply:
+        """Send the request and return the reply once its head says success.
 
         Args:
             request: What the client asked for.
             deployment: Where to send it.
             reply_model: What replies say in `model`; None keeps the backend's own.
+            until: When to stop waiting (`time.perf_counter` seconds).
 
         Raises:
             UpstreamError: Whatever went wrong, as one of ours.
             ContextLengthExceeded: The backend says that the prompt is too long.
+            TimeoutError: Nothing came in time.
+        """
+        ...
+
+
+class Decoder(Protocol):
+    """Turns the bytes of one answer's body into events; pure."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the answer said all that it had to say, before its framing ends."""
+        ...
+
+    @property
+    def failure(self) -> ServiceError | None:
+        """What is to be raised once the events before it have been taken."""
+        ...
+
+    def feed(self, data: bytes) -> Sequence[Event]:
+        """Return the events that `data` completes.
+
+        Raises:
+            UpstreamError: What the backend sent is no answer, or says that it failed.
+        """
+        ...
+
+    def end(self) -> Sequence[Event]:
+        """Return the events that the end of the body completes; called at most once.
+
+        Raises:
+            UpstreamError: The body ended before the answer did, or is none.
         """
         ...
 
@@ -63,41 +121,76 @@ Scorer = Callable[[Features, Sequence[Candidate], Health], list[float]]
 """Pure: one score in [0, 1] for each candidate, in their order."""
 
 
+class Route:
+    """Where one kind of request to one backend goes; kept as long as the backend, and compared by identity.
+
+    Args:
+        url: `http://` or `https://`.
+        headers: Those of every request, without `Host` and `Content-Length`.
+    """
+
+    __slots__ = ("headers", "prepared", "url")
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        self.url = url
+        self.headers = headers
+        self.prepared: object = None
+        """What a transport makes of it once, for itself."""
+
+
 class Exchange(Protocol):
     """A backend's answer: its head, and its body as it comes. `close()` must be called."""
 
-    status: int
-    headers: Mapping[str, str]
-    """Names in lower case."""
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
 
-    def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes, uncompressed.
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The answer's headers, names in lower case."""
+        ...
+
+    async def read(self, until: float) -> bytes | None:
+        """Return what has come of the body, uncompressed, or None at its end.
+
+        Args:
+            until: When to stop waiting (`time.perf_counter` seconds).
 
         Raises:
             UpstreamUnavailable: It ended before its framing said so, or cannot be read.
+            TimeoutError: Nothing came in time.
         """
         ...
 
-    async def close(self) -> None:
-        """Give the connection back if the whole answer has been read, else close it at once."""
+    async def close(self, *, complete: bool = False) -> None:
+        """Give the connection back if the whole answer has been read, else close it; again does nothing.
+
+        Args:
+            complete: The answer said all that it had to say; the end of its framing may take a moment more.
+        """
         ...
 
 
 class Transport(Protocol):
     """Carries requests to backends over HTTP, on pooled connections."""
 
-    async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> Exchange:
+    async def send(
+        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+    ) -> Exchange:
         """Send a POST and return the answer once its head is there.
 
         Args:
-            url: `http://` or `https://`.
+            route: Where to, with the headers that every request has.
+            headers: The headers of this request alone.
             body: The request's body.
-            headers: The request's headers, without `Host` and `Content-Length`.
-            connect_timeout: Seconds to wait for a free connection and for it to be opened.
+            connect: Seconds to wait for a free connection and for it to be opened.
+            until: When to stop waiting for the head (`time.perf_counter` seconds).
 
         Raises:
             UpstreamUnavailable: The backend cannot be reached, or does not answer in HTTP.
             UpstreamTimeout: No connection was made in time.
+            TimeoutError: The head did not come in time.
         """
         ...
 

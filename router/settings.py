@@ -83,9 +83,14 @@ class RouterSettings(BaseSettings):
         1024 * 1024, validation_alias="ROUTER_CACHE_MAX_BYTES", ge=0, description="Largest answer that is cached."
     )
     transport: Literal["httpx", "lean"] = Field(
-        "httpx",
+        "lean",
         validation_alias="ROUTER_TRANSPORT",
-        description="HTTP client towards backends: `httpx`, or `lean`, our own for HTTP/1.1 without proxies.",
+        description="HTTP client towards backends: `lean`, our own for HTTP/1.1 without proxies, or `httpx`.",
+    )
+    http: Literal["direct", "asgi"] = Field(
+        "direct",
+        validation_alias="ROUTER_HTTP",
+        description="How data-plane requests come in: `direct` from the connection, or through `asgi` as all others.",
     )
     redis_budget_ms: float = Field(
         50.0,

@@ -305,16 +305,17 @@ class Decision(Struct, frozen=True):
 
 
 class Chunk(Struct, frozen=True):
-    """One event of a stream. `raw` is the SSE event as the client gets it.
+    """A piece of a stream: one or several whole SSE events, `raw` as the client gets them.
 
     `output` is True once it carries output (text, a tool call, a refusal, …): the commit point.
-    `usage` and `finish_reason` are set where the event carries them.
+    `usage` and `finish_reason` are set where an event carries them; `done` where the last one is `[DONE]`.
     """
 
     raw: bytes
     output: bool = False
     usage: Usage | None = None
     finish_reason: str | None = None
+    done: bool = False
 
 
 class Completion(Struct, frozen=True):

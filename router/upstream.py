@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from router.interfaces import Exchange, Secrets, Transport
-from router.types import Backend
+from router.interfaces import Decoder, Exchange, Route, Secrets, Transport
+from router.types import Backend, Event, InferenceRequest
 from router.wire.failures import failure
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
-from shared.sse import EventTooLarge, SSEEvent, SSEReader
 
-__all__ = ["Reply", "Upstream"]
+__all__ = ["DecodedReply", "Upstream", "expect_event_stream"]
 
 SAFE_HEADERS = ("traceparent", "tracestate")
 """Client headers that every backend may see."""
@@ -19,62 +18,67 @@ _NEVER = frozenset(
     {"authorization", "x-api-key", "cookie", "host", "content-length", "transfer-encoding", "connection"}
 )
 _ERROR_LIMIT = 64 * 1024
+_FIXED = {
+    "content-type": "application/json",
+    "accept": "application/json, text/event-stream",
+    "accept-encoding": "identity",
+    "user-agent": "inference-router",
+}
 
 
-class Reply:
-    """A backend's successful answer whose body is still to be read.
+class _Line(NamedTuple):
+    """What the requests to one path of one backend share."""
+
+    backend: Backend
+    route: Route
+    forwarded: tuple[str, ...]
+    """The client's headers that it may see, in lower case."""
+
+
+class DecodedReply:
+    """A backend's answer whose bytes a decoder turns into events; a `Reply`.
 
     Args:
         exchange: The open exchange.
-        limit: The largest whole body accepted, in bytes.
+        decoder: Knows the dialect.
     """
 
-    def __init__(self, exchange: Exchange, limit: int) -> None:
+    def __init__(self, exchange: Exchange, decoder: Decoder) -> None:
         self._exchange = exchange
-        self._limit = limit
+        self._decoder = decoder
+        self._ended = False
 
-    @property
-    def content_type(self) -> str:
-        """The media type in lower case, without parameters."""
-        header = self._exchange.headers.get("content-type", "")
-        return header.partition(";")[0].strip().lower()
+    async def more(self, until: float) -> Sequence[Event]:
+        """Return the next events; see `Reply.more`."""
+        decoder = self._decoder
+        while not (self._ended or decoder.done):
+            if decoder.failure is not None:
+                raise decoder.failure
+            data = await self._exchange.read(until)
+            if data is None:
+                self._ended = True
+                return decoder.end()
+            if events := decoder.feed(data):
+                return events
+        if decoder.failure is not None:
+            raise decoder.failure
+        return ()
 
-    async def read(self) -> bytes:
-        """Return the whole body.
+    async def close(self) -> None:
+        """End the exchange; see `Reply.close`."""
+        await self._exchange.close(complete=self._decoder.done)
 
-        Raises:
-            UpstreamUnavailable: It is cut off, or larger than the limit.
-        """
-        parts: list[bytes] = []
-        size = 0
-        async with aclosing(self._exchange.chunks()) as chunks:
-            async for part in chunks:
-                size += len(part)
-                if size > self._limit:
-                    raise UpstreamUnavailable(f"The backend's answer exceeds {self._limit} bytes.")
-                parts.append(part)
-        return b"".join(parts)
 
-    async def events(self) -> AsyncIterator[SSEEvent]:
-        """Yield the events of a stream as they come.
+async def expect_event_stream(exchange: Exchange) -> None:
+    """Check that the answer to a streaming request is a stream; close the exchange where it is not.
 
-        Raises:
-            UpstreamUnavailable: The answer is no event stream, is cut off in the middle of an
-                event, or holds one that is too large.
-        """
-        if self.content_type != "text/event-stream":
-            raise UpstreamUnavailable("The backend answered a streaming request with something else.")
-        reader = SSEReader()
-        try:
-            async with aclosing(self._exchange.chunks()) as chunks:
-                async for part in chunks:
-                    for event in reader.feed(part):
-                        yield event
-        except EventTooLarge as error:
-            raise UpstreamUnavailable("The backend's stream holds an event that is too large.") from error
-        if (rest := reader.close()).strip():
-            for event in SSEReader().feed(rest + b"\n\n"):
-                yield event
+    Raises:
+        UpstreamUnavailable: It is something else.
+    """
+    media_type = exchange.headers.get("content-type", "").partition(";")[0]
+    if media_type.strip().lower() != "text/event-stream":
+        await exchange.close()
+        raise UpstreamUnavailable("The backend answered a streaming request with something else.")
 
 
 class Upstream:
@@ -83,25 +87,20 @@ class Upstream:
     Args:
         transport: Carries them.
         secrets: Where the keys that backends name are found.
-        answer_limit: The largest whole answer accepted, in bytes.
     """
 
-    def __init__(self, transport: Transport, secrets: Secrets, answer_limit: int = 256 * 1024 * 1024) -> None:
+    def __init__(self, transport: Transport, secrets: Secrets) -> None:
         self._transport = transport
         self._secrets = secrets
-        self._answer_limit = answer_limit
+        self._lines: dict[tuple[str, str], _Line] = {}
 
-    def _headers(self, backend: Backend, client_headers: Mapping[str, str], request_id: str) -> dict[str, str]:
-        headers = {
-            "content-type": "application/json",
-            "accept": "application/json, text/event-stream",
-            "accept-encoding": "identity",
-            "user-agent": "inference-router",
-            "x-request-id": request_id,
-        }
-        for name in (*SAFE_HEADERS, *(name.lower() for name in backend.forward_headers)):
-            if name in client_headers and name not in _NEVER:
-                headers[name] = client_headers[name]
+    def _line(self, backend: Backend, path: str) -> _Line:
+        """Return what requests to a backend's path share; made anew when the registry tells the backend anew."""
+        known = self._lines.get((backend.name, path))
+        if known is not None and known.backend is backend:
+            return known
+        forwarded = {name.lower() for name in backend.forward_headers} - _NEVER
+        headers = {name: value for name, value in _FIXED.items() if name not in forwarded}
         if backend.api_key_env is not None:
             secret = self._secrets(backend.api_key_env)
             if not secret:
@@ -109,38 +108,47 @@ class Upstream:
                     f"The variable {backend.api_key_env} that holds the backend's key is not set."
                 )
             headers["authorization"] = f"Bearer {secret}"
-        return headers
+        route = Route(backend.base_url.rstrip("/") + path, headers)
+        line = self._lines[backend.name, path] = _Line(backend, route, (*SAFE_HEADERS, *sorted(forwarded)))
+        return line
 
-    @asynccontextmanager
-    async def post(
-        self, backend: Backend, path: str, body: bytes, client_headers: Mapping[str, str], request_id: str
-    ) -> AsyncIterator[Reply]:
-        """Send a JSON body and yield the reply once its head says success.
+    async def post(self, backend: Backend, path: str, body: bytes, request: InferenceRequest, until: float) -> Exchange:
+        """Send a JSON body and return the exchange once the answer's head says success.
 
-        Leaving the context closes the exchange at once, read to its end or not. Only connecting
-        is timed here; the limits on the answer are the dispatcher's.
+        Args:
+            backend: Where to.
+            path: Behind the backend's base URL.
+            body: What to send.
+            request: Its id goes along, and those of its headers that the backend may see.
+            until: When to stop waiting (`time.perf_counter` seconds).
 
         Raises:
             ServiceError: The backend cannot be reached or answered with a 4xx or 5xx.
+            TimeoutError: The head did not come in time.
         """
-        url = backend.base_url.rstrip("/") + path
-        headers = self._headers(backend, client_headers, request_id)
-        exchange = await self._transport.send(url, body, headers, backend.timeouts.connect)
+        line = self._line(backend, path)
+        headers = {"x-request-id": request.id}
+        theirs = request.headers
+        for name in line.forwarded:
+            if name in theirs:
+                headers[name] = theirs[name]
+            elif name in _FIXED:
+                headers[name] = _FIXED[name]
+        exchange = await self._transport.send(line.route, headers, body, backend.timeouts.connect, until)
+        if exchange.status == 200:
+            return exchange
         try:
-            if exchange.status != 200:
-                raise await _failure(backend, exchange)
-            yield Reply(exchange, self._answer_limit)
+            raise await _failure(backend, exchange, until)
         finally:
             await exchange.close()
 
 
-async def _failure(backend: Backend, exchange: Exchange) -> ServiceError:
+async def _failure(backend: Backend, exchange: Exchange, until: float) -> ServiceError:
     if exchange.status < 400:
         return UpstreamUnavailable(f"The backend answered with an unexpected status {exchange.status}.")
     body = b""
-    async with aclosing(exchange.chunks()) as chunks:
-        async for part in chunks:
-            body += part
-            if len(body) > _ERROR_LIMIT:
-                break
+    while (part := await exchange.read(until)) is not None:
+        body += part
+        if len(body) > _ERROR_LIMIT:
+            break
     return failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")

@@ -21,6 +21,7 @@ __all__ = [
     "Scope",
     "Send",
     "header",
+    "new_request_id",
     "race",
     "read_body",
     "send_error",
@@ -138,6 +139,11 @@ async def race(work: Coroutine[Any, Any, T], receive: Receive) -> T:
                 _log.debug("work ended with an error after its client had left", exc_info=error)
 
 
+def new_request_id() -> str:
+    """Return an id that no other request has."""
+    return f"req_{secrets.token_hex(12)}"
+
+
 class RequestContext:
     """Pure ASGI middleware: request id, clock, the last line against crashes, the access log line.
 
@@ -162,7 +168,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         # Always our own: accounts are kept by it, and a caller that repeats an id must not merge two.
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["started"] = started = time.perf_counter()

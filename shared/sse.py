@@ -7,7 +7,8 @@ CR, an empty line ends an event, a line that begins with a colon is a comment.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 __all__ = ["DONE", "EventTooLarge", "SSEEvent", "SSEReader", "encode_event"]
 
@@ -20,8 +21,7 @@ class EventTooLarge(ValueError):
     """One event exceeds the reader's limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class SSEEvent:
+class SSEEvent(Struct, frozen=True):
     """One event: the bytes as they came (`raw`, with the empty line) and the joined `data`.
 
     `data` is None for an event of comments only.
@@ -75,6 +75,17 @@ class SSEReader:
             EventTooLarge: An event, finished or not, exceeds the limit; the stream is lost.
         """
         buffer = self._buffer
+        # Nearly always one whole event of one line comes at a time.
+        if (
+            not buffer
+            and self._started
+            and data.find(b"\n") == len(data) - 2
+            and data.startswith(b"data: ")
+            and data.endswith(b"\n\n")
+            and b"\r" not in data
+            and len(data) <= self._limit
+        ):
+            return [SSEEvent(data, data[6:-2])]
         buffer += data
         if not self._started:
             if buffer.startswith(b"\xef\xbb\xbf"):

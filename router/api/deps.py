@@ -43,13 +43,12 @@ def services_of(scope: Scope) -> Services:
     return services
 
 
-async def identify(services: Services, scope: Scope) -> Caller:
+async def identify(services: Services, authorization: str | None) -> Caller:
     """Return who calls; a key that the snapshot does not know may be news, so the registry is asked once.
 
     Raises:
         Unauthenticated: No key where one is needed, or one that is not valid.
     """
-    authorization = header(scope, b"authorization")
     try:
         return services.doorkeeper.identify(authorization, services.catalog.current)
     except Unauthenticated:
@@ -61,7 +60,7 @@ async def identify(services: Services, scope: Scope) -> Caller:
 
 async def caller_of(request: Request) -> Caller:
     """FastAPI dependency: who calls."""
-    return await identify(services_of(request.scope), request.scope)
+    return await identify(services_of(request.scope), header(request.scope, b"authorization"))
 
 
 def _answer(error: ServiceError) -> Response:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
-from router.types import Deployment, Event, InferenceRequest
-from router.upstream import Upstream
+from router.interfaces import Reply
+from router.types import Completion, Deployment, InferenceRequest
+from router.upstream import DecodedReply, Upstream, expect_event_stream
+from router.wire.decoders import EventStream, WholeBody
 from router.wire.infer import InferStream, infer_payload, parse_infer
 
 __all__ = ["LocalAgentAdapter"]
@@ -25,19 +27,18 @@ class LocalAgentAdapter:
         self._clock = clock
 
     async def send(
-        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None
-    ) -> AsyncIterator[Event]:
-        """Yield the agent's answer as chat completion events; see `BackendAdapter.send`."""
-        backend = deployment.backend
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
+    ) -> Reply:
+        """Return the agent's reply as chat completion events; see `BackendAdapter.send`."""
+        backend, model = deployment.backend, deployment.upstream_model
         created = int(self._clock())
-        body = infer_payload(request, deployment.upstream_model, backend.accepts_messages)
-        async with self._upstream.post(backend, "/infer", body, request.headers, request.id) as reply:
-            if not request.stream:
-                yield parse_infer(await reply.read(), request, deployment.upstream_model, reply_model, created)
-                return
-            stream = InferStream(request, deployment.upstream_model, reply_model, created)
-            async for event in reply.events():
-                for chunk in stream.feed(event):
-                    yield chunk
-            for chunk in stream.close(clean=False):
-                yield chunk
+        body = infer_payload(request, model, backend.accepts_messages)
+        exchange = await self._upstream.post(backend, "/infer", body, request, until)
+        if request.stream:
+            await expect_event_stream(exchange)
+            return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)))
+
+        def parse(answer: bytes) -> Completion:
+            return parse_infer(answer, request, model, reply_model, created)
+
+        return DecodedReply(exchange, WholeBody(parse))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from functools import partial
 
-from router.types import Chunk, Deployment, Event, InferenceRequest
-from router.upstream import Upstream
+from router.interfaces import Reply
+from router.types import Deployment, InferenceRequest
+from router.upstream import DecodedReply, Upstream, expect_event_stream
 from router.wire.chat import forwarded_body
-from router.wire.openai import completion_event, parse_completion
-from shared.errors import UpstreamUnavailable
-from shared.sse import DONE
+from router.wire.decoders import EventStream, WholeBody
+from router.wire.openai import ChatStream, parse_completion
 
 __all__ = ["OpenAICompatibleAdapter"]
 
@@ -25,23 +25,12 @@ class OpenAICompatibleAdapter:
         self._upstream = upstream
 
     async def send(
-        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None
-    ) -> AsyncIterator[Event]:
-        """Yield the backend's answer; see `BackendAdapter.send`."""
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
+    ) -> Reply:
+        """Return the backend's reply; see `BackendAdapter.send`."""
         body = forwarded_body(request, deployment.upstream_model)
-        post = self._upstream.post(deployment.backend, "/chat/completions", body, request.headers, request.id)
-        async with post as reply:
-            if not request.stream:
-                yield parse_completion(await reply.read(), reply_model)
-                return
-            finished = False
-            async for event in reply.events():
-                chunk = completion_event(event, reply_model, request.usage_asked)
-                finished = finished or chunk.finish_reason is not None
-                yield chunk
-                if chunk.raw == DONE:
-                    return
-            if not finished:
-                raise UpstreamUnavailable("The backend closed the stream before its answer was complete.")
-            # A server that ends its answer properly but forgets `[DONE]` has still answered.
-            yield Chunk(DONE)
+        exchange = await self._upstream.post(deployment.backend, "/chat/completions", body, request, until)
+        if request.stream:
+            await expect_event_stream(exchange)
+            return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked)))
+        return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)))

@@ -11,7 +11,7 @@ import msgspec
 from router.interfaces import StateStore
 from router.types import Chunk, Completion, Event, InferenceRequest, Privacy
 from router.wire.transcript import chunks_of, join_chunks
-from shared.sse import SSEReader
+from shared.sse import DONE, SSEReader
 
 __all__ = ["CachedAnswer", "ExactCache"]
 
@@ -101,7 +101,8 @@ class ExactCache:
     def _events(self, completion: bytes, request: InferenceRequest) -> list[Event]:
         if not request.stream:
             return [Completion(completion)]
-        return [Chunk(raw, output=True) for raw in chunks_of(completion, request.usage_asked)]
+        raws = chunks_of(completion, request.usage_asked)
+        return [Chunk(raw, output=True, done=raw == DONE) for raw in raws]
 
     def put(self, request: InferenceRequest, scope: str, answer: CachedAnswer) -> None:
         """Keep a finished answer, off the request's path; a `get` that follows waits for it.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 
 import httptools
 
@@ -15,25 +17,36 @@ HEAD_LIMIT = 64 * 1024
 """Largest head of an answer, in bytes."""
 HIGH_WATER = 256 * 1024
 """Bytes of a body that wait for their reader before the backend is held back."""
+_clock = time.perf_counter
 
 
 class Connection(asyncio.Protocol):
-    """An asyncio protocol that carries one exchange at a time."""
+    """An asyncio protocol that carries one exchange at a time, for one reader.
 
-    def __init__(self) -> None:
+    One timer serves every wait: it is moved only to come earlier, and looks at the present limit
+    when it fires, so a limit that moves on with every piece costs nothing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.closed = False
         self.status = 0
         self.headers: dict[str, str] = {}
+        self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._writable: asyncio.Future[None] | None = None
+        self._ended: Callable[[], None] | None = None
         self._busy = False
+        self._body: deque[bytes] = deque()
+        self._parser = httptools.HttpResponseParser(self)
         self._begin()
 
     def _begin(self) -> None:
-        """Forget the last answer."""
-        self._parser = httptools.HttpResponseParser(self)
+        """Forget the last answer; the parser is kept, because that one ended as its framing said."""
         self.status, self.headers = 0, {}
-        self._body: deque[bytes] = deque()
         self._buffered = 0
         self._head_bytes = 0
         self._any_byte = self._head_done = self._done = False
@@ -77,6 +90,8 @@ class Connection(asyncio.Protocol):
         if not self._head_done and self._head_bytes > HEAD_LIMIT:
             self._fail("The backend's answer has too large a head.")
         self._wake()
+        if self._ended is not None and (self._done or self._error):
+            self._end()
 
     def eof_received(self) -> bool:
         """Let the transport close: a backend that says no more gets no more."""
@@ -90,7 +105,24 @@ class Connection(asyncio.Protocol):
                 self._done = True
             else:
                 self._error = self._error or "The backend closed the connection before its answer was complete."
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.resume_writing()
         self._wake()
+        self._end()
+
+    def pause_writing(self) -> None:
+        """Hold the sender back: the backend does not take the request as fast as it comes."""
+        if self._writable is None:
+            self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Let the sender go on."""
+        if self._writable is not None:
+            if not self._writable.done():
+                self._writable.set_result(None)
+            self._writable = None
 
     # --- httptools ------------------------------------------------------------------------------
 
@@ -108,9 +140,10 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Learn the status, and whether the body says where it ends."""
-        if not self._done:
-            self.status = self._parser.get_status_code()
-        if self.status < 200 or self._done:
+        if self._done:
+            return
+        self.status = self._parser.get_status_code()
+        if self.status < 200:
             return
         self._head_done = True
         framed = "content-length" in self.headers or "transfer-encoding" in self.headers
@@ -136,8 +169,21 @@ class Connection(asyncio.Protocol):
 
     # --- one exchange ---------------------------------------------------------------------------
 
-    async def ask(self, message: bytes) -> bool:
-        """Send a request and wait for the head of its answer.
+    def send(self, head: bytes, body: bytes) -> bool:
+        """Send a request; False where the connection has ended already."""
+        if self.closed or self._transport is None:
+            return False
+        self._begin()
+        self._busy = True
+        # Joining copies the body; what is small costs less in one piece than in two.
+        if len(body) < HEAD_LIMIT:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        return True
+
+    async def answered(self, until: float) -> bool:
+        """Wait for the head of the answer.
 
         Returns:
             False where the connection ended before a single byte came: nobody has begun to
@@ -145,39 +191,56 @@ class Connection(asyncio.Protocol):
 
         Raises:
             UpstreamUnavailable: What came is not the head of an HTTP answer.
+            TimeoutError: Nothing came in time.
         """
-        if self.closed or self._transport is None:
-            return False
-        self._begin()
-        self._busy = True
-        self._transport.write(message)
         while not self._head_done:
             if self._error is not None or self.closed:
                 if not self._any_byte:
                     return False
                 raise UpstreamUnavailable(self._error or "The backend closed the connection.")
-            await self._wait()
+            await self._wait(until)
         return True
 
-    async def read(self) -> bytes | None:
+    async def read(self, until: float) -> bytes | None:
         """Return what has come of the body, or None at its end.
 
         Raises:
             UpstreamUnavailable: It ended before its framing said so, or is not valid HTTP.
+            TimeoutError: Nothing came in time.
         """
-        while not self._body:
+        body = self._body
+        while not body:
             if self._done:
                 return None
             if self._error is not None:
                 raise UpstreamUnavailable(self._error)
-            await self._wait()
-        data = self._body.popleft() if len(self._body) == 1 else b"".join(self._body)
-        self._body.clear()
+            await self._wait(until)
+        if len(body) == 1:
+            data = body.popleft()
+        else:
+            data = b"".join(body)
+            body.clear()
         self._buffered = 0
-        if self._reading_paused and not self.closed and self._transport is not None:
+        if self._reading_paused and self._transport is not None:
             self._reading_paused = False
             self._transport.resume_reading()
         return data
+
+    def when_ended(self, ended: Callable[[], None], seconds: float) -> None:
+        """Call `ended` once the answer's framing is complete, or the connection lost, or after `seconds`.
+
+        Whoever says `[DONE]` has told all; the few bytes that close its framing may come a moment later.
+        """
+        if self._done or self._error or self.closed:
+            ended()
+            return
+        self._ended = ended
+        self._loop.call_later(seconds, self._end)
+
+    def _end(self) -> None:
+        if (ended := self._ended) is not None:
+            self._ended = None
+            ended()
 
     def abort(self) -> None:
         """Close at once, without sending what is still buffered."""
@@ -195,9 +258,29 @@ class Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+    async def _wait(self, until: float) -> None:
+        self._until = until
+        if self._timer is None or until < self._timer_at:
+            self._arm(until)
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
+
+    def _arm(self, until: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = until
+        self._timer = self._loop.call_later(max(0.0, until - _clock()), self._look)
+
+    def _look(self) -> None:
+        """The timer has fired: end the wait if its limit has passed, else look again when it does."""
+        self._timer = None
+        if self._waiter is None or self._waiter.done():
+            return
+        # A millisecond is what event loops round to; without it the timer would fire again and again.
+        if self._until - _clock() > 0.001:
+            self._arm(self._until)
+        else:
+            self._waiter.set_exception(TimeoutError())

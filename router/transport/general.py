@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from urllib.parse import urlsplit
 
+import anyio
 import httpx
 
+from router.interfaces import Route
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
 
 __all__ = ["HttpxExchange", "HttpxTransport"]
@@ -33,6 +36,11 @@ def _translated() -> Iterator[None]:
         raise UpstreamUnavailable("The backend closed the connection before its answer was complete.") from error
 
 
+def _limited(until: float) -> AbstractContextManager[anyio.CancelScope]:
+    """Bound what is awaited inside; a limit that has passed ends it with `TimeoutError`."""
+    return anyio.fail_after(max(0.0, until - time.perf_counter()))
+
+
 class HttpxExchange:
     """One answer: its head, and its body as it comes. `close()` must be called."""
 
@@ -40,19 +48,15 @@ class HttpxExchange:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
         self._response = response
+        self._parts = response.aiter_bytes()
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes, uncompressed.
+    async def read(self, until: float) -> bytes | None:
+        """Return what has come of the body; see `Exchange.read`."""
+        with _translated(), _limited(until):
+            return await anext(self._parts, None)
 
-        Raises:
-            UpstreamUnavailable: It ended before its framing said so, or cannot be read.
-        """
-        with _translated():
-            async for part in self._response.aiter_bytes():
-                yield part
-
-    async def close(self) -> None:
-        """Give the connection back if the whole answer has been read, else close it at once."""
+    async def close(self, *, complete: bool = False) -> None:  # noqa: ARG002 - httpx judges by itself
+        """Give the connection back, or close it; see `Exchange.close`."""
         await self._response.aclose()
 
 
@@ -66,7 +70,7 @@ class HttpxTransport:
     """
 
     def __init__(
-        self, max_connections: int = 1000, idle_seconds: float = 30.0, tls: ssl.SSLContext | None = None
+        self, max_connections: int = 10_000, idle_seconds: float = 30.0, tls: ssl.SSLContext | None = None
     ) -> None:
         self._limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=idle_seconds
@@ -74,17 +78,21 @@ class HttpxTransport:
         self._tls = tls or httpx.create_ssl_context()
         self._clients: dict[tuple[str, str], httpx.AsyncClient] = {}
 
-    async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> HttpxExchange:
+    async def send(
+        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+    ) -> HttpxExchange:
         """Send a POST and return the answer once its head is there; see `Transport.send`."""
-        timeout = httpx.Timeout(None, connect=connect_timeout, pool=connect_timeout)
-        parts = urlsplit(url)
+        timeout = httpx.Timeout(None, connect=connect, pool=connect)
+        parts = urlsplit(route.url)
         client = self._clients.get((parts.scheme, parts.netloc))
         if client is None:
             client = self._clients[parts.scheme, parts.netloc] = httpx.AsyncClient(
                 limits=self._limits, verify=self._tls, trust_env=False, follow_redirects=False
             )
-        with _translated():
-            request = client.build_request("POST", url, content=body, headers=dict(headers), timeout=timeout)
+        with _translated(), _limited(until):
+            request = client.build_request(
+                "POST", route.url, content=body, headers={**route.headers, **headers}, timeout=timeout
+            )
             return HttpxExchange(await client.send(request, stream=True))
 
     async def close(self) -> None:

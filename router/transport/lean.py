@@ -9,88 +9,123 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import anyio
-
+from router.interfaces import Route
 from router.transport.connection import Connection
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
 
 __all__ = ["LeanExchange", "LeanTransport"]
 
 _PORTS = {"http": 80, "https": 443}
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """A URL taken apart once."""
-
-    scheme: str
-    host: str
-    port: int
-    line: bytes
-    """The request line and the `Host` header."""
+_LINGER = 1.0
+"""Seconds in which the framing of an answer that has been read may still end."""
+_clock = time.perf_counter
 
 
 class _Pool:
     """The connections to one origin.
 
     Args:
-        target: Any URL of the origin.
-        tls: Used where the scheme is https.
+        host: A name or an address.
+        port: Its port.
+        tls: Verifies the origin's certificate; None for plain HTTP.
         max_connections: Bound on connections in use.
         idle_seconds: How long an unused connection is kept.
     """
 
-    def __init__(self, target: _Target, tls: ssl.SSLContext, max_connections: int, idle_seconds: float) -> None:
-        self._target = target
-        self._tls = tls if target.scheme == "https" else None
+    def __init__(
+        self, host: str, port: int, tls: ssl.SSLContext | None, max_connections: int, idle_seconds: float
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._tls = tls
         self._idle_seconds = idle_seconds
         self._idle: deque[tuple[float, Connection]] = deque()
-        self.slots = asyncio.Semaphore(max_connections)
+        self._free = max_connections
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._loop = asyncio.get_running_loop()
+
+    async def acquire(self, seconds: float) -> None:
+        """Take one of the pool's slots, in turn.
+
+        Raises:
+            UpstreamTimeout: None became free in time.
+        """
+        if self._free > 0:
+            self._free -= 1
+            return
+        turn = self._loop.create_future()
+        self._waiting.append(turn)
+        timer = self._loop.call_later(seconds, _expire, turn)
+        try:
+            await turn
+        except asyncio.TimeoutError as error:
+            raise UpstreamTimeout("No connection to the backend became free in time.") from error
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._give_slot()  # it was ours already
+            raise
+        finally:
+            timer.cancel()
+
+    def _give_slot(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
     def idle(self) -> Connection | None:
         """Return the connection used last that is still good, or None."""
-        oldest = asyncio.get_running_loop().time() - self._idle_seconds
-        while self._idle and (self._idle[0][0] < oldest or self._idle[0][1].closed):
-            self._idle.popleft()[1].abort()
-        while self._idle:
-            _, connection = self._idle.pop()
+        idle = self._idle
+        if not idle:
+            return None
+        oldest = _clock() - self._idle_seconds
+        while idle and (idle[0][0] < oldest or idle[0][1].closed):
+            idle.popleft()[1].abort()
+        while idle:
+            _, connection = idle.pop()
             if not connection.closed:
                 return connection
         return None
 
-    async def connect(self) -> Connection:
+    async def connect(self, seconds: float) -> Connection:
         """Open a connection.
 
         Raises:
             UpstreamUnavailable: The backend cannot be reached, or its certificate is not trusted.
+            UpstreamTimeout: It did not accept in time.
         """
-        target = self._target
+        opening = self._loop.create_connection(
+            lambda: Connection(self._loop),
+            self._host,
+            self._port,
+            ssl=self._tls,
+            server_hostname=self._host if self._tls else None,
+            happy_eyeballs_delay=0.25,
+        )
         try:
-            _, connection = await asyncio.get_running_loop().create_connection(
-                Connection,
-                target.host,
-                target.port,
-                ssl=self._tls,
-                server_hostname=target.host if self._tls else None,
-                happy_eyeballs_delay=0.25,
-            )
+            _, connection = await asyncio.wait_for(opening, seconds)
+        except asyncio.TimeoutError as error:
+            raise UpstreamTimeout("The backend did not accept a connection in time.") from error
         except (OSError, ValueError) as error:
             raise UpstreamUnavailable("The backend cannot be reached.") from error
         return connection
 
     def release(self, connection: Connection | None) -> None:
         """Take a connection back, and its slot; one whose framing is in any doubt is closed."""
-        self.slots.release()
+        self._give_slot()
         if connection is None:
             return
         if connection.reusable:
-            self._idle.append((asyncio.get_running_loop().time(), connection))
+            self._idle.append((_clock(), connection))
         else:
             connection.abort()
 
@@ -98,6 +133,19 @@ class _Pool:
         """Close the idle connections; the others end with their exchanges."""
         while self._idle:
             self._idle.pop()[1].abort()
+
+
+def _expire(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_exception(asyncio.TimeoutError())
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A route taken apart once: its pool, and the head of its requests up to what differs."""
+
+    pool: _Pool
+    head: bytes
 
 
 class LeanExchange:
@@ -109,27 +157,28 @@ class LeanExchange:
         self._connection = connection
         self._pool = pool
         self._open = True
+        encoding = connection.headers.get("content-encoding")
+        self._unpack = None if encoding is None else _unpacker(encoding)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body as it comes, uncompressed.
-
-        Raises:
-            UpstreamUnavailable: It ended before its framing said so, or cannot be read.
-        """
-        unpack = _unpacker(self.headers.get("content-encoding", ""))
-        connection = self._connection
-        while (data := await connection.read()) is not None:
-            if unpack is None:
-                yield data
-            elif plain := _unpacked(unpack, data):
-                yield plain
-        if unpack is not None and not unpack.eof:
+    async def read(self, until: float) -> bytes | None:
+        """Return what has come of the body; see `Exchange.read`."""
+        if self._unpack is None:
+            return await self._connection.read(until)
+        while (data := await self._connection.read(until)) is not None:
+            if plain := _unpacked(self._unpack, data):
+                return plain
+        if not self._unpack.eof:
             raise UpstreamUnavailable("The backend's answer is cut off within its compression.")
+        return None
 
-    async def close(self) -> None:
-        """Give the connection back if the whole answer has been read, else close it at once."""
-        if self._open:
-            self._open = False
+    async def close(self, *, complete: bool = False) -> None:
+        """Give the connection back, or close it; see `Exchange.close`."""
+        if not self._open:
+            return
+        self._open = False
+        if complete:
+            self._connection.when_ended(lambda: self._pool.release(self._connection), _LINGER)
+        else:
             self._pool.release(self._connection)
 
 
@@ -155,54 +204,50 @@ class LeanTransport:
     Args:
         max_connections: Bound of each pool.
         idle_seconds: How long an unused connection is kept.
-        tls: Verifies certificates; None for the system's trust.
+        tls: Makes what verifies certificates, when a backend first needs it; it costs tens of milliseconds.
     """
 
     def __init__(
-        self, max_connections: int = 1000, idle_seconds: float = 30.0, tls: ssl.SSLContext | None = None
+        self,
+        max_connections: int = 10_000,
+        idle_seconds: float = 30.0,
+        tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
         self._max_connections = max_connections
         self._idle_seconds = idle_seconds
-        self._tls = tls or ssl.create_default_context()
-        self._targets: dict[str, _Target] = {}
+        self._make_tls = tls
+        self._tls: ssl.SSLContext | None = None
         self._pools: dict[tuple[str, str, int], _Pool] = {}
 
-    async def send(self, url: str, body: bytes, headers: Mapping[str, str], connect_timeout: float) -> LeanExchange:
+    async def send(
+        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+    ) -> LeanExchange:
         """Send a POST and return the answer once its head is there; see `Transport.send`."""
-        target = self._targets.get(url) or self._learn(url)
-        message = _head(target, headers, len(body)) + body
-        pool = self._pools[target.scheme, target.host, target.port]
+        prepared = route.prepared
+        if not isinstance(prepared, _Prepared):
+            prepared = route.prepared = self._prepare(route)
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, _lines(headers), len(body))
+        pool = prepared.pool
+        await pool.acquire(connect)
         connection: Connection | None = None
         try:
-            with anyio.fail_after(connect_timeout):
-                await pool.slots.acquire()
-        except TimeoutError as error:
-            raise UpstreamTimeout("No connection to the backend became free in time.") from error
-        try:
             connection = pool.idle()
-            if connection is not None and not await connection.ask(message):
-                connection.abort()
-                connection = None
-            if connection is None:
-                connection = await self._connect(pool, connect_timeout)
-                if not await connection.ask(message):
+            if connection is None or not connection.send(head, body) or not await connection.answered(until):
+                if connection is not None:
+                    connection.abort()
+                    connection = None
+                connection = await pool.connect(connect)
+                if not connection.send(head, body) or not await connection.answered(until):
                     raise UpstreamUnavailable("The backend closed the connection without an answer.")
+            return LeanExchange(connection, pool)
         except BaseException:
             if connection is not None:
                 connection.abort()
             pool.release(None)
             raise
-        return LeanExchange(connection, pool)
 
-    async def _connect(self, pool: _Pool, timeout: float) -> Connection:
-        try:
-            with anyio.fail_after(timeout):
-                return await pool.connect()
-        except TimeoutError as error:
-            raise UpstreamTimeout("The backend did not accept a connection in time.") from error
-
-    def _learn(self, url: str) -> _Target:
-        parts = urlsplit(url)
+    def _prepare(self, route: Route) -> _Prepared:
+        parts = urlsplit(route.url)
         try:
             port = parts.port or _PORTS[parts.scheme]
             host = parts.hostname or ""
@@ -214,11 +259,14 @@ class LeanTransport:
             raise UpstreamUnavailable("The backend's address is not valid.") from error
         if not host or any(byte <= 0x20 or byte == 0x7F for byte in path.encode()):
             raise UpstreamUnavailable("The backend's address is not valid.")
-        target = self._targets[url] = _Target(parts.scheme, host, port, line)
-        key = (target.scheme, target.host, target.port)
-        if key not in self._pools:
-            self._pools[key] = _Pool(target, self._tls, self._max_connections, self._idle_seconds)
-        return target
+        origin = (parts.scheme, host, port)
+        pool = self._pools.get(origin)
+        if pool is None:
+            if parts.scheme == "https" and self._tls is None:
+                self._tls = self._make_tls()
+            tls = self._tls if parts.scheme == "https" else None
+            pool = self._pools[origin] = _Pool(host, port, tls, self._max_connections, self._idle_seconds)
+        return _Prepared(pool, line + _lines(route.headers))
 
     async def close(self) -> None:
         """Close every idle connection."""
@@ -226,8 +274,8 @@ class LeanTransport:
             pool.close()
 
 
-def _head(target: _Target, headers: Mapping[str, str], length: int) -> bytes:
-    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+def _lines(headers: Mapping[str, str]) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
         raise UpstreamUnavailable("A header for the backend holds a line break and was not sent.")
-    return target.line + lines.encode("latin-1") + b"content-length: %d\r\n\r\n" % length
+    return lines.encode("latin-1")

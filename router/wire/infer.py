@@ -168,7 +168,7 @@ class InferStream:
         if not event.data or not event.data.strip() or self._finished:
             return []
         if event.data.strip() == b"[DONE]":
-            return self.close(clean=True)
+            return self._finish(_Reply())
         reply = _decode(event.data)
         if reply.model and self._fixed_model is None:
             self._model = reply.model
@@ -181,17 +181,15 @@ class InferStream:
             chunks += self._finish(reply)
         return chunks
 
-    def close(self, *, clean: bool) -> list[Chunk]:
-        """Return the chunks that end the stream, at `[DONE]` (clean) or at the end of the bytes.
+    def close(self) -> list[Chunk]:
+        """Return nothing more where the answer has ended.
 
         Raises:
             UpstreamUnavailable: The bytes ended before the answer did.
         """
-        if self._finished:
-            return []
-        if not clean:
+        if not self._finished:
             raise UpstreamUnavailable("The agent closed the stream before its answer was complete.")
-        return self._finish(_Reply())
+        return []
 
     def _finish(self, reply: _Reply) -> list[Chunk]:
         self._finished = True
@@ -204,7 +202,7 @@ class InferStream:
             chunks.append(Chunk(encode_event(msgspec.json.encode(whole)), usage=usage))
         else:
             chunks.append(Chunk(b"", usage=usage))
-        return [*chunks, Chunk(DONE)]
+        return [*chunks, Chunk(DONE, done=True)]
 
     def _head(self, choices: list[Any]) -> dict[str, Any]:
         head: dict[str, Any] = {

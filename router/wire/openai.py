@@ -12,7 +12,7 @@ from router.wire.fields import index_fields, insert_field, splice
 from shared.errors import UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
-__all__ = ["completion_event", "parse_completion", "with_model"]
+__all__ = ["ChatStream", "completion_event", "parse_completion", "with_model"]
 
 
 _NULL = msgspec.Raw(b"null")  # msgspec knows no optional Raw: it would take only null
@@ -132,28 +132,65 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     data = event.data
     if data is None:
         return Chunk(event.raw)
-    text = data.strip()
-    if text == b"[DONE]":
-        return Chunk(DONE)
-    if not text:
-        return Chunk(b"")  # a sign of life that strict clients would take for broken JSON
     try:
         data.isascii() or data.decode()
         parsed = _CHUNK.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = data.strip()
+        if text == b"[DONE]":
+            return Chunk(DONE, done=True)
+        if not text:
+            return Chunk(b"")  # a sign of life that strict clients would take for broken JSON
         raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
-    if bytes(parsed.error) not in _NOTHING:
+    if parsed.error is not _NULL and bytes(parsed.error) not in _NOTHING:
         raise error_event(parsed.error)
-    if bytes(parsed.object) == _ERROR:
+    if parsed.object is not _NULL and bytes(parsed.object) == _ERROR:
         raise error_event(data)
-    usage = _read_usage(parsed.usage)
-    if bytes(parsed.usage) not in _NOTHING and not parsed.choices and not usage_asked:
-        return Chunk(b"", usage=usage)
-    raw = _rewritten(event, data, reply_model, has_choices=parsed.choices is not None)
-    choices = parsed.choices or ()
-    output = any(choice.delta is not None and _has_output(choice.delta) for choice in choices)
-    finish = next((choice.finish_reason for choice in choices if choice.finish_reason), None)
+    choices = parsed.choices
+    usage = None
+    if parsed.usage is not _NULL and bytes(parsed.usage) not in _NOTHING:
+        usage = _read_usage(parsed.usage)
+        if not choices and not usage_asked:
+            return Chunk(b"", usage=usage)
+    raw = event.raw
+    if reply_model is not None or choices is None:
+        raw = _rewritten(event, data, reply_model, has_choices=choices is not None)
+    output, finish = False, None
+    for choice in choices or ():
+        output = output or (choice.delta is not None and _has_output(choice.delta))
+        finish = finish or choice.finish_reason or None
     return Chunk(raw, output, usage, finish)
+
+
+class ChatStream:
+    """The events of one stream in the OpenAI dialect; a `Translation`.
+
+    Args:
+        reply_model: What chunks say in `model`; None keeps the backend's own.
+        usage_asked: Whether the client wants the usage chunk.
+    """
+
+    def __init__(self, reply_model: str | None, usage_asked: bool) -> None:
+        self._reply_model = reply_model
+        self._usage_asked = usage_asked
+        self._finished = False
+
+    def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
+        """Return the chunk for one event; see `completion_event`."""
+        chunk = completion_event(event, self._reply_model, self._usage_asked)
+        if chunk.finish_reason is not None:
+            self._finished = True
+        return (chunk,)
+
+    def close(self) -> tuple[Chunk, ...]:
+        """Return `[DONE]`: a server that ends its answer properly but forgets it has still answered.
+
+        Raises:
+            UpstreamUnavailable: The answer was not complete.
+        """
+        if not self._finished:
+            raise UpstreamUnavailable("The backend closed the stream before its answer was complete.")
+        return (Chunk(DONE, done=True),)
 
 
 def _rewritten(event: SSEEvent, data: bytes, reply_model: str | None, *, has_choices: bool) -> bytes:
@@ -172,8 +209,9 @@ def _rewritten(event: SSEEvent, data: bytes, reply_model: str | None, *, has_cho
 
 
 def _has_output(delta: _Delta) -> bool:
-    values = (
-        delta.content,
+    if delta.content is not _NULL and bytes(delta.content) not in _NOTHING:
+        return True
+    rest = (
         delta.tool_calls,
         delta.function_call,
         delta.refusal,
@@ -181,4 +219,4 @@ def _has_output(delta: _Delta) -> bool:
         delta.reasoning,
         delta.audio,
     )
-    return any(bytes(value) not in _NOTHING for value in values)
+    return any(value is not _NULL and bytes(value) not in _NOTHING for value in rest)

@@ -17,6 +17,7 @@ from router.interfaces import Transport
 from router.transport.general import HttpxTransport
 from router.transport.lean import LeanTransport
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
+from tests.support.sending import send, soon, whole
 from tests.support.waiting import eventually
 from tests.support.wire_server import Handler, WireServer, answers, wire_server
 
@@ -44,9 +45,9 @@ async def transport(make: Make) -> AsyncIterator[Transport]:
 
 async def ask(transport: Transport, url: str, body: bytes = b"{}") -> tuple[int, bytes]:
     """Send a request and return status and body."""
-    exchange = await transport.send(url, body, {"x-a": "1"}, 5)
+    exchange = await send(transport, url, body, {"x-a": "1"})
     try:
-        return exchange.status, b"".join([part async for part in exchange.chunks()])
+        return exchange.status, await whole(exchange)
     finally:
         await exchange.close()
 
@@ -164,10 +165,8 @@ async def test_leaving_closes_the_connection_at_once(transport: Transport) -> No
         return handle
 
     async with wire_server(bind) as server:
-        exchange = await transport.send(server.url, b"{}", {}, 5)
-        chunks = exchange.chunks()
-        assert await anext(chunks) == b"hello"
-        await chunks.aclose()
+        exchange = await send(transport, server.url)
+        assert await exchange.read(soon()) == b"hello"
         await exchange.close()
         await asyncio.wait_for(gone.wait(), 10)
 
@@ -186,7 +185,7 @@ async def test_cancelling_closes_the_connection_at_once(transport: Transport) ->
         return handle
 
     async with wire_server(bind) as server:
-        waiting = asyncio.ensure_future(transport.send(server.url, b"{}", {}, 5))
+        waiting = asyncio.ensure_future(send(transport, server.url))
         await asked.wait()
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -216,10 +215,10 @@ async def test_pool_is_bounded(make: Make) -> None:
 
     transport = make(max_connections=1)
     async with wire_server(bind) as server:
-        holding = asyncio.ensure_future(transport.send(server.url, b"{}", {}, 5))
+        holding = asyncio.ensure_future(send(transport, server.url))
         await eventually(lambda: bool(server.requests))
         with pytest.raises(UpstreamTimeout):
-            await transport.send(server.url, b"{}", {}, 0.05)
+            await send(transport, server.url, connect=0.05)
         holding.cancel()
         await asyncio.wait((holding,))
     await transport.close()
@@ -229,7 +228,7 @@ async def test_header_with_a_line_break_is_never_sent(transport: Transport) -> N
     """A value that would forge a header is refused."""
     async with wire_server(answers(OK)) as server:
         with pytest.raises(UpstreamUnavailable):
-            await transport.send(server.url, b"{}", {"x-a": "1\r\nx-evil: 2"}, 5)
+            await send(transport, server.url, headers={"x-a": "1\r\nx-evil: 2"})
         assert server.requests == []
 
 
@@ -250,7 +249,7 @@ async def test_slow_reader_holds_the_backend_back(transport: Transport) -> None:
         return handle
 
     async with wire_server(bind) as server:
-        exchange = await transport.send(server.url, b"{}", {}, 5)
+        exchange = await send(transport, server.url)
         last = -1
         while written != last:  # until the kernel's buffers are full and nothing moves
             last = written

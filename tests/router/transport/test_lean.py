@@ -10,6 +10,7 @@ import trustme
 
 from router.transport.lean import LeanTransport
 from shared.errors import UpstreamUnavailable
+from tests.support.sending import send, whole
 from tests.support.wire_server import Handler, WireServer, answers, wire_server
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
@@ -17,9 +18,9 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello"
 
 async def ask(transport: LeanTransport, url: str) -> bytes:
     """Send a request and return the body."""
-    exchange = await transport.send(url, b"{}", {}, 5)
+    exchange = await send(transport, url)
     try:
-        return b"".join([part async for part in exchange.chunks()])
+        return await whole(exchange)
     finally:
         await exchange.close()
 
@@ -32,7 +33,7 @@ async def test_lean_verifies_certificates() -> None:
     ours = ssl.create_default_context()
     authority.configure_trust(ours)
     async with wire_server(answers(OK, OK, OK), theirs) as server:
-        trusting, strange = LeanTransport(tls=ours), LeanTransport()
+        trusting, strange = LeanTransport(tls=lambda: ours), LeanTransport()
         assert await ask(trusting, server.url) == b"hello"
         assert await ask(trusting, server.url) == b"hello"
         assert server.connections == 1

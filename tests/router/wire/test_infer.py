@@ -40,7 +40,7 @@ def stream_of(*events: Any, reply_model: str | None = None, **fields: Any) -> li
     """The chunks for an agent's stream, to the end of its bytes."""
     stream = InferStream(chat_request(stream=True, **fields), "up", reply_model, 1_700_000_000)
     chunks = [chunk for data in events for chunk in stream.feed(event(data))]
-    return [*chunks, *stream.close(clean=False)]
+    return [*chunks, *stream.close()]
 
 
 def told(chunks: list[Chunk]) -> list[Any]:
@@ -186,7 +186,7 @@ def test_infer_stream_makes_chat_completion_chunks() -> None:
         ("chatcmpl-req_1", 1_700_000_000, "up", "chat.completion.chunk")
     }
     assert [chunk.output for chunk in chunks] == [False, True, True, False, False, False]
-    assert chunks[-1] == Chunk(DONE)
+    assert chunks[-1] == Chunk(DONE, done=True)
     assert chunks[-2].usage == Usage(3, 2)
 
 

@@ -162,7 +162,7 @@ def test_replies_are_not_lost_to_a_count_that_cannot_be_read(usage: Any) -> None
 @pytest.mark.parametrize("spelling", [b"[DONE]", b" [DONE] ", b"[DONE]\t"])
 def test_completion_event_knows_the_end(spelling: bytes) -> None:
     """The end is `[DONE]`, always in the same bytes."""
-    assert read(spelling) == Chunk(DONE)
+    assert read(spelling) == Chunk(DONE, done=True)
 
 
 def test_completion_event_passes_comments_and_swallows_empty_data() -> None:

@@ -1,0 +1,80 @@
+"""Who asked: a call as every front hands it over, and the connection that the answer goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from shared.asgi import Send, send_json
+from shared.errors import ServiceError
+
+__all__ = ["AsgiClient", "Call", "Client", "Headers", "answer_error"]
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case."""
+
+
+class Call(Struct, frozen=True):
+    """One HTTP request, read whole."""
+
+    id: str
+    started: float
+    """When it came in (`time.perf_counter` seconds)."""
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+
+class Client(Protocol):
+    """The connection that an answer goes to; each method waits while it cannot take more."""
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole JSON answer."""
+        ...
+
+    async def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200."""
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of a stream."""
+        ...
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece of a stream, and its end."""
+        ...
+
+
+async def answer_error(client: Client, error: ServiceError) -> None:
+    """Send an error in OpenAI's shape."""
+    headers = [(name.encode(), value.encode("latin-1")) for name, value in error.headers().items()]
+    await client.answer(error.status, headers, error.json())
+
+
+class AsgiClient:
+    """A `Client` behind any ASGI server.
+
+    Args:
+        send: The request's send channel.
+    """
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole JSON answer."""
+        await send_json(self._send, status, body, headers)
+
+    async def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200."""
+        await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of a stream."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece of a stream, and its end."""
+        await self._send({"type": "http.response.body", "body": data})

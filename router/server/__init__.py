@@ -1,0 +1,1 @@
+"""The HTTP/1.1 front: data-plane requests go straight to the core, everything else through ASGI."""

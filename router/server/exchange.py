@@ -1,0 +1,166 @@
+"""DataPlaneExchange: one data-plane request and its answer on a client's connection."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from router.api.client import Call, Client, Headers, answer_error
+from router.api.deps import Services
+from shared.asgi import new_request_id
+from shared.errors import InternalError
+
+if TYPE_CHECKING:
+    from router.server.protocol import DataPlaneProtocol
+
+__all__ = ["DataPlaneExchange", "Endpoint"]
+
+Endpoint = Callable[[Services, Call, Client, dict[str, Any]], Awaitable[None]]
+
+_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_log = logging.getLogger(__name__)
+_access = logging.getLogger("router.access")
+
+
+class _Silent:
+    """In place of the event by which uvicorn wakes an ASGI application."""
+
+    def set(self) -> None:
+        """Do nothing: the exchange's task is told by cancelling it."""
+
+
+class DataPlaneExchange:
+    """A `Client` on uvicorn's connection; the protocol sees it as the connection's present cycle.
+
+    Args:
+        protocol: The connection.
+        services: What the router is made of.
+        endpoint: Answers the request.
+        headers: The request's headers, names in lower case.
+        keep_alive: Whether the connection may serve another request.
+    """
+
+    message_event = _Silent()
+    more_body = False
+
+    def __init__(
+        self,
+        protocol: DataPlaneProtocol,
+        services: Services,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        keep_alive: bool,
+    ) -> None:
+        self.parts: list[bytes] = []
+        self.keep_alive = keep_alive
+        self.disconnected = False
+        self.response_complete = False
+        self._protocol = protocol
+        self._services = services
+        self._endpoint = endpoint
+        self._headers = headers
+        self._started = time.perf_counter()
+        self._id = new_request_id()
+        self._status = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # --- the request ------------------------------------------------------------------------------
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to answer: the request's body is whole."""
+        task = self._task = loop.create_task(self._run())
+        tasks = self._protocol.tasks
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    def lost(self) -> None:
+        """Stop: the client has left."""
+        if not self.response_complete:
+            self.disconnected = True
+            if self._task is not None:
+                self._task.cancel()
+
+    async def _run(self) -> None:
+        log: dict[str, Any] = {}
+        parts = self.parts
+        call = Call(self._id, self._started, self._headers, parts[0] if len(parts) == 1 else b"".join(parts))
+        self.parts = []
+        try:
+            await self._endpoint(self._services, call, self, log)
+        except asyncio.CancelledError:
+            if not self.disconnected:
+                raise
+        except Exception:  # noqa: BLE001 - the last line against crashes
+            _log.exception("unhandled exception", extra={"fields": {"request_id": self._id}})
+            await self._crashed()
+        finally:
+            self._write_log(log)
+
+    async def _crashed(self) -> None:
+        if self._status:
+            self._protocol.transport.close()  # the head is out: only closing the connection tells the client
+        else:
+            await answer_error(self, InternalError(f"The server had an internal error. Request id: {self._id}."))
+
+    def _write_log(self, log: dict[str, Any]) -> None:
+        fields: dict[str, Any] = {
+            "request_id": self._id,
+            "method": "POST",
+            "path": self._protocol.url.decode("latin-1"),
+            "status": self._status or 499,
+            "ms": round((time.perf_counter() - self._started) * 1000, 2),
+        }
+        theirs = self._headers.get("x-request-id")
+        if theirs is not None and _REQUEST_ID.fullmatch(theirs):
+            fields["client_request_id"] = theirs
+        _access.info("request", extra={"fields": fields | log})
+
+    # --- the answer: Client -------------------------------------------------------------------------
+
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a whole JSON answer."""
+        head = self._head(status, headers)
+        head += (b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body), body)
+        self._protocol.transport.write(b"".join(head))
+        self._complete()
+
+    async def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200."""
+        head = self._head(200, headers)
+        head.append(b"transfer-encoding: chunked\r\n\r\n")
+        self._protocol.transport.write(b"".join(head))
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece of a stream."""
+        protocol = self._protocol
+        protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if protocol.flow.write_paused:
+            await protocol.flow.drain()
+
+    async def end(self, data: bytes = b"") -> None:
+        """Send the last piece of a stream, and its end."""
+        self._protocol.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+        self._complete()
+
+    def _head(self, status: int, headers: Headers) -> list[bytes]:
+        self._status = status
+        lines = [_STATUS[status], b"x-request-id: %b\r\n" % self._id.encode()]
+        for name, value in self._protocol.server_state.default_headers:
+            lines += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        return lines
+
+    def _complete(self) -> None:
+        self.response_complete = True
+        if not self.keep_alive:
+            self._protocol.transport.close()
+        self._protocol.on_response_complete()

@@ -1,0 +1,88 @@
+"""DataPlaneProtocol: uvicorn's HTTP protocol, with a shorter way for the data plane.
+
+A plain `POST` to a data-plane route is read, answered and written here, in callbacks and one task,
+without ASGI's messages in between. Whatever is unusual about a request (another route or method, a
+body of unknown or too large a size, a compressed one, `Expect`, an upgrade, a pipelined request)
+goes the ordinary way through ASGI, whose routes are the same and answer the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from router.api.chat import create_chat_completion
+from router.api.deps import Services
+from router.server.exchange import DataPlaneExchange, Endpoint
+
+__all__ = ["DataPlaneProtocol"]
+
+_ROUTES: Mapping[bytes, Endpoint] = {b"/v1/chat/completions": create_chat_completion}
+_UNUSUAL = ("transfer-encoding", "content-encoding", "expect", "upgrade")
+
+
+class DataPlaneProtocol(HttpToolsProtocol):
+    """One client connection.
+
+    Args: as uvicorn gives them; the services are in the application's state.
+    """
+
+    cycle: Any
+    """The present request: uvicorn's own kind, or ours."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._services: Services | None = app_state.get("services")
+        self._exchange: DataPlaneExchange | None = None
+
+    def on_headers_complete(self) -> None:
+        """Take a data-plane request, or leave it to ASGI."""
+        endpoint = _ROUTES.get(self.url)
+        exchange = None if endpoint is None else self._taken(endpoint)
+        if exchange is None:
+            super().on_headers_complete()
+        else:
+            self._exchange = self.cycle = exchange
+
+    def _taken(self, endpoint: Endpoint) -> DataPlaneExchange | None:
+        """Return the exchange for a request that is plain enough, or None."""
+        parser, services = self.parser, self._services
+        if services is None or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return None
+        if (self.cycle is not None and not self.cycle.response_complete) or self.limit_concurrency is not None:
+            return None
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers}
+        length = headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > services.body_limit:
+            return None
+        for name in _UNUSUAL:
+            if name in headers:
+                return None
+        return DataPlaneExchange(self, services, endpoint, headers, parser.should_keep_alive())
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the request's body."""
+        if self.cycle is self._exchange and self._exchange is not None:
+            self._exchange.parts.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Answer the request: it has come whole."""
+        exchange = self._exchange
+        if exchange is None or self.cycle is not exchange:
+            super().on_message_complete()
+        elif not exchange.response_complete:
+            exchange.start(self.loop)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop working for a client that has left."""
+        if self._exchange is not None:
+            self._exchange.lost()
+        super().connection_lost(exc)
