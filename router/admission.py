@@ -76,4 +76,4 @@ def permit(caller: Caller, model: str) -> None:
 
 def may_use(caller: Caller, model: str) -> bool:
     """Return whether a name is in one of the caller's globs."""
-    return any(fnmatchcase(model, glob) for glob in caller.models)
+    return "*" in caller.models or any(fnmatchcase(model, glob) for glob in caller.models)

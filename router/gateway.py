@@ -145,7 +145,14 @@ class Gateway:
             raise
 
     async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:
-        catalog, models, policy = await self._resolve(request)
+        catalog = self._catalog.current
+        found = catalog.resolve(request.model)
+        if found is None:
+            # A name that the snapshot does not know may be news: the registry is asked once.
+            await self._catalog.refresh()
+            catalog = self._catalog.current
+            found = catalog.resolve(request.model)
+        models, policy = self._candidates(request, catalog, found)
         meter.known, meter.policy = True, policy.name if policy else None
         privacy = strictest(request.wishes.privacy, policy.constraints.privacy if policy else "any")
         cacheable = self._cache.eligible(request, privacy)
@@ -164,22 +171,16 @@ class Gateway:
         meter.model, meter.backend = deployment.model, deployment.backend.name
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
 
-    async def _resolve(self, request: InferenceRequest) -> tuple[Catalog, tuple[Model, ...], Policy | None]:
-        """Return the snapshot to use, the models that may answer, and the policy in force.
-
-        A name that the snapshot does not know may be news: the registry is asked once.
+    def _candidates(
+        self, request: InferenceRequest, catalog: Catalog, found: Model | Policy | None
+    ) -> tuple[tuple[Model, ...], Policy | None]:
+        """Return the models that may answer, and the policy in force.
 
         Raises:
             ModelNotFound: Nothing has the name that was asked for.
             Forbidden: The caller may not use it.
             InvalidRequest: The policy that was wished for does not exist.
         """
-        catalog = self._catalog.current
-        found = catalog.resolve(request.model)
-        if found is None:
-            await self._catalog.refresh()
-            catalog = self._catalog.current
-            found = catalog.resolve(request.model)
         permit(request.caller, request.model)
         if found is None:
             raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
@@ -191,8 +192,8 @@ class Gateway:
                 raise InvalidRequest(f"The policy {wished!r} does not exist.", param="x-router-policy")
             permit(request.caller, wished)
         if isinstance(found, Model):
-            return catalog, (found,), policy
-        return catalog, catalog.members(policy or found), policy
+            return (found,), policy
+        return catalog.members(policy or found), policy
 
     def _decide(
         self,

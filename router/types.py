@@ -204,17 +204,13 @@ class Wishes:
 
 
 class InferenceRequest(Struct, frozen=True):
-    """One request, parsed once. `body` holds the client's own bytes.
-
-    `spans` maps each top-level field of the body to the position of its JSON value in `body`.
-    """
+    """One request, parsed once. `body` holds the client's own bytes."""
 
     id: str
     endpoint: Literal["chat"]
     model: str
     stream: bool
     body: bytes
-    spans: Mapping[str, tuple[int, int]]
     caller: Caller
     wishes: Wishes = Wishes()
     headers: Mapping[str, str] = defaulted(default_factory=lambda: _EMPTY)
@@ -231,11 +227,6 @@ class InferenceRequest(Struct, frozen=True):
     """Images, audio and files in the prompt."""
     needs: frozenset[str] = frozenset({"chat"})
     """Capabilities without which a deployment cannot serve this request."""
-
-    def raw(self, name: str) -> bytes | None:
-        """Return the JSON value of a top-level field as sent, or None where it is absent."""
-        span = self.spans.get(name)
-        return None if span is None else self.body[span[0] : span[1]]
 
 
 class Features(Struct, frozen=True):

@@ -10,7 +10,7 @@ from router.types import Backend, Event, InferenceRequest
 from router.wire.failures import failure
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
 
-__all__ = ["DecodedReply", "Upstream", "expect_event_stream"]
+__all__ = ["DecodedReply", "Upstream"]
 
 SAFE_HEADERS = ("traceparent", "tracestate")
 """Client headers that every backend may see."""
@@ -69,16 +69,8 @@ class DecodedReply:
         await self._exchange.close(complete=self._decoder.done)
 
 
-async def expect_event_stream(exchange: Exchange) -> None:
-    """Check that the answer to a streaming request is a stream; close the exchange where it is not.
-
-    Raises:
-        UpstreamUnavailable: It is something else.
-    """
-    media_type = exchange.headers.get("content-type", "").partition(";")[0]
-    if media_type.strip().lower() != "text/event-stream":
-        await exchange.close()
-        raise UpstreamUnavailable("The backend answered a streaming request with something else.")
+def _is_event_stream(content_type: str) -> bool:
+    return content_type == "text/event-stream" or content_type.partition(";")[0].strip().lower() == "text/event-stream"
 
 
 class Upstream:
@@ -123,7 +115,8 @@ class Upstream:
             until: When to stop waiting (`time.perf_counter` seconds).
 
         Raises:
-            ServiceError: The backend cannot be reached or answered with a 4xx or 5xx.
+            ServiceError: The backend cannot be reached, answered with a 4xx or 5xx, or with no stream where one
+                was asked for.
             TimeoutError: The head did not come in time.
         """
         line = self._line(backend, path)
@@ -136,7 +129,10 @@ class Upstream:
                 headers[name] = _FIXED[name]
         exchange = await self._transport.send(line.route, headers, body, backend.timeouts.connect, until)
         if exchange.status == 200:
-            return exchange
+            if not request.stream or _is_event_stream(exchange.headers.get("content-type", "")):
+                return exchange
+            await exchange.close()
+            raise UpstreamUnavailable("The backend answered a streaming request with something else.")
         try:
             raise await _failure(backend, exchange, until)
         finally:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from router.interfaces import Reply
 from router.types import Completion, Deployment, InferenceRequest
-from router.upstream import DecodedReply, Upstream, expect_event_stream
+from router.upstream import DecodedReply, Upstream
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.infer import InferStream, infer_payload, parse_infer
 
@@ -35,7 +35,6 @@ class LocalAgentAdapter:
         body = infer_payload(request, model, backend.accepts_messages)
         exchange = await self._upstream.post(backend, "/infer", body, request, until)
         if request.stream:
-            await expect_event_stream(exchange)
             return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)))
 
         def parse(answer: bytes) -> Completion:

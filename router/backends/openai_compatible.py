@@ -6,7 +6,7 @@ from functools import partial
 
 from router.interfaces import Reply
 from router.types import Deployment, InferenceRequest
-from router.upstream import DecodedReply, Upstream, expect_event_stream
+from router.upstream import DecodedReply, Upstream
 from router.wire.chat import forwarded_body
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.openai import ChatStream, parse_completion
@@ -31,6 +31,5 @@ class OpenAICompatibleAdapter:
         body = forwarded_body(request, deployment.upstream_model)
         exchange = await self._upstream.post(deployment.backend, "/chat/completions", body, request, until)
         if request.stream:
-            await expect_event_stream(exchange)
             return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked)))
         return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)))

@@ -10,6 +10,7 @@ import msgspec
 
 from router.interfaces import StateStore
 from router.types import Chunk, Completion, Event, InferenceRequest, Privacy
+from router.wire.fields import raw_fields
 from router.wire.transcript import chunks_of, join_chunks
 from shared.sse import DONE, SSEReader
 
@@ -145,17 +146,17 @@ class ExactCache:
         return join_chunks(data[:-1], usage)
 
     def _key(self, request: InferenceRequest, scope: str) -> str:
-        fields = {name: _meaning(request.raw(name) or b"") for name in request.spans if name not in _IGNORED}
+        fields = {name: _meaning(value) for name, value in raw_fields(request.body).items() if name not in _IGNORED}
         identity = [request.caller.id, request.endpoint, scope, request.wishes.privacy, fields]
         return "cache:" + hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
 
 
-def _meaning(value: bytes) -> object:
+def _meaning(value: msgspec.Raw) -> object:
     """Return what a JSON value says, whatever its spelling; its bytes where it cannot be read (1e999)."""
     try:
         return msgspec.json.decode(value)
     except (msgspec.DecodeError, RecursionError):
-        return {"": value}
+        return {"": bytes(value)}
 
 
 def _finished(completion: bytes) -> bool:

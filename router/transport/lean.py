@@ -51,15 +51,19 @@ class _Pool:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
 
-    async def acquire(self, seconds: float) -> None:
-        """Take one of the pool's slots, in turn.
+    def take(self) -> bool:
+        """Take one of the pool's slots if one is free."""
+        if self._free <= 0:
+            return False
+        self._free -= 1
+        return True
+
+    async def take_turn(self, seconds: float) -> None:
+        """Wait for one of the pool's slots.
 
         Raises:
             UpstreamTimeout: None became free in time.
         """
-        if self._free > 0:
-            self._free -= 1
-            return
         turn = self._loop.create_future()
         self._waiting.append(turn)
         timer = self._loop.call_later(seconds, _expire, turn)
@@ -109,7 +113,6 @@ class _Pool:
             self._port,
             ssl=self._tls,
             server_hostname=self._host if self._tls else None,
-            happy_eyeballs_delay=0.25,
         )
         try:
             _, connection = await asyncio.wait_for(opening, seconds)
@@ -228,7 +231,8 @@ class LeanTransport:
             prepared = route.prepared = self._prepare(route)
         head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, _lines(headers), len(body))
         pool = prepared.pool
-        await pool.acquire(connect)
+        if not pool.take():
+            await pool.take_turn(connect)
         connection: Connection | None = None
         try:
             connection = pool.idle()
@@ -275,7 +279,7 @@ class LeanTransport:
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if lines.count("\n") != len(headers) or lines.count("\r") != len(headers) or "\0" in lines:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode("latin-1")
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
         raise UpstreamUnavailable("A header for the backend holds a line break and was not sent.")
-    return lines.encode("latin-1")
+    return lines

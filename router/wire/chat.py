@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Caller, InferenceRequest
-from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, string_span
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
@@ -63,6 +63,7 @@ class _Part(msgspec.Struct):
 _CHAT = msgspec.json.Decoder(_Chat)
 _PARTS = msgspec.json.Decoder(list[_Part])
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
+_USAGE_TOO = b',"stream_options":{"include_usage":true}'
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
@@ -76,7 +77,6 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     try:
         body.isascii() or body.decode()
         fields = _CHAT.decode(body)
-        body, spans = index_fields(body)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -91,7 +91,6 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         model=fields.model,
         stream=bool(fields.stream),
         body=body,
-        spans=spans,
         caller=caller,
         wishes=parse_wishes(headers, fields.router),
         headers=headers,
@@ -164,16 +163,29 @@ def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
     A stream is asked for its usage, which accounting needs; the usage chunk is hidden from a
     client that did not ask.
     """
-    splices: list[Splice] = [(*request.spans["model"], msgspec.json.encode(upstream_model))]
-    if request.stream and not request.usage_asked:
-        options = request.raw("stream_options")
-        value = _asking_for_usage(options)
-        if options is None:
-            splices.append(insert_field(request.spans, "stream_options", value))
+    body = request.body
+    ask = request.stream and not request.usage_asked
+    model = msgspec.json.encode(upstream_model)
+    span = string_span(body, b'"model"')
+    if span is None or b'"router"' in body or (ask and b'"stream_options"' in body) or body.count(b'"stream"') > 1:
+        return _rewritten(body, model, ask)
+    start, end = span
+    rest = memoryview(body)
+    return b"".join((rest[:start], model, _USAGE_TOO if ask else b"", rest[end:]))
+
+
+def _rewritten(body: bytes, model: bytes, ask: bool) -> bytes:
+    """Do it for any spelling: fields written twice or with escapes, and names that also occur deeper."""
+    body, spans = index_fields(body)
+    splices: list[Splice] = [(*spans["model"], model)]
+    if ask:
+        if "stream_options" in spans:
+            start, end = spans["stream_options"]
+            splices.append((start, end, _asking_for_usage(body[start:end])))
         else:
-            splices.append((*request.spans["stream_options"], value))
-    body = splice(request.body, splices)
-    if "router" in request.spans:
+            splices.append(insert_field(spans, "stream_options", _asking_for_usage(None)))
+    body = splice(body, splices)
+    if "router" in spans:
         body, spans = index_fields(body)
         body = splice(body, [remove_field(body, spans, "router")])
     return body

@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-__all__ = ["Splice", "index_fields", "insert_field", "remove_field", "splice"]
+__all__ = [
+    "Splice",
+    "index_fields",
+    "insert_field",
+    "raw_fields",
+    "remove_field",
+    "spells_letters",
+    "splice",
+    "string_span",
+]
 
 Splice = tuple[int, int, bytes]
 """Replace `body[start:end]` with the bytes."""
@@ -19,6 +28,8 @@ Splice = tuple[int, int, bytes]
 _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OPEN = re.compile(rb"[ \t\n\r]*\{")
 _NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
+_STRING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
+_LETTERS = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 _NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 _SPACE = b" \t\n\r"
 
@@ -40,6 +51,33 @@ def index_fields(body: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
         body = msgspec.json.encode(fields)
         spans = _walk(body, fields) or {}
     return body, spans
+
+
+def raw_fields(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return the top-level values of a JSON object as they are written; raises as `index_fields` does."""
+    return _OBJECT.decode(body)
+
+
+def string_span(body: bytes, name: bytes) -> tuple[int, int] | None:
+    """Return where the string of a top-level field that is there stands, or None where a glance does not tell.
+
+    It tells where the quoted name occurs but once, spelled plainly. Inside a string its quotes would
+    be escaped; as the name of a nested field it would come besides the one that is known to be there.
+
+    Args:
+        body: A valid JSON object that has the field.
+        name: The field's name in its quotes.
+    """
+    position = body.find(name)
+    if position < 0 or body.find(name, position + 1) >= 0 or spells_letters(body):
+        return None
+    value = _STRING.match(body, position + len(name))
+    return None if value is None else value.span(1)
+
+
+def spells_letters(body: bytes) -> bool:
+    """Return whether some ASCII letter or underscore is written as an escape: a name may then hide anywhere."""
+    return b"\\u00" in body and any(escape in body for escape in _LETTERS)
 
 
 def _walk(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, tuple[int, int]] | None:

@@ -10,6 +10,7 @@ import msgspec
 
 from router.types import Chunk, Completion, InferenceRequest, Usage
 from router.wire.failures import error_event
+from router.wire.fields import raw_fields
 from shared.errors import UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
@@ -18,6 +19,7 @@ __all__ = ["BYTES_PER_TOKEN", "InferStream", "infer_payload", "parse_infer"]
 BYTES_PER_TOKEN = 4
 """What a token of text comes to, on average, where nobody counted."""
 
+_NULL = msgspec.Raw(b"null")
 _OPTIONAL = ("top_p", "top_k", "stop", "seed", "prefill")
 
 
@@ -56,19 +58,20 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
     An agent that accepts messages gets them, and applies its model's own template; any other
     gets the documented payload alone, with the conversation rendered into `prompt` in order.
     """
-    messages = request.raw("messages") or b"[]"
-    temperature = request.raw("temperature")
+    fields = raw_fields(request.body)
+    messages = fields["messages"]
+    temperature = fields.get("temperature", _NULL)
     payload: dict[str, Any] = {
         "max_tokens": request.max_tokens or 512,
-        "temperature": 0.7 if temperature in (None, b"null") else msgspec.Raw(temperature or b""),
+        "temperature": 0.7 if bytes(temperature) == b"null" else temperature,
         "stream": request.stream,
     }
     if not accepts_messages:
         return msgspec.json.encode({"prompt": _render_prompt(_TURNS.decode(messages)), **payload})
-    payload |= {"messages": msgspec.Raw(messages), "model": upstream_model}
+    payload |= {"messages": messages, "model": upstream_model}
     for name in _OPTIONAL:
-        if (raw := request.raw(name)) not in (None, b"null"):
-            payload[name] = msgspec.Raw(raw or b"null")
+        if bytes(value := fields.get(name, _NULL)) != b"null":
+            payload[name] = value
     return msgspec.json.encode(payload)
 
 

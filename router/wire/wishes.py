@@ -56,6 +56,10 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
 }
 
 
+_HEADERS = tuple(("x-router-" + name.replace("_", "-"), name) for name in _PARSERS)
+_NONE = Wishes()
+
+
 def _plain(value: Any) -> str:
     """Return a JSON value of the body in the spelling of a header; one that has none is left empty."""
     if isinstance(value, bool):
@@ -74,19 +78,18 @@ def parse_wishes(headers: Mapping[str, str], body: Mapping[str, Any] | None) -> 
         InvalidRequest: A wish has a value it cannot have, or the body names an unknown one.
     """
     found: dict[str, tuple[str, str]] = {}
-    for key, value in (body or {}).items():
+    for key, value in body.items() if body else ():
         name = key.lower().removeprefix("x-router-").replace("-", "_")
         if name not in _PARSERS:
             known = ", ".join(_PARSERS)
             raise InvalidRequest(f"Unknown wish 'router.{key}'; known are {known}.", param=f"router.{key}")
         if value is not None:
             found[name] = (_plain(value), f"router.{key}")
-    for name in _PARSERS:
-        header = "x-router-" + name.replace("_", "-")
+    for header, name in _HEADERS:
         if header in headers:
             found[name] = (headers[header].strip(), header)
     if not found:
-        return Wishes()
+        return _NONE
     values: dict[str, Any] = {}
     for name, (text, param) in found.items():
         try:
