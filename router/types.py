@@ -204,13 +204,17 @@ class Wishes:
 
 
 class InferenceRequest(Struct, frozen=True):
-    """One request, parsed once. `body` holds the client's own bytes."""
+    """One request, parsed once. `body` holds the client's own bytes.
+
+    `spans` maps each top-level field of the body to the position of its JSON value in `body`.
+    """
 
     id: str
     endpoint: Literal["chat"]
     model: str
     stream: bool
     body: bytes
+    spans: Mapping[str, tuple[int, int]]
     caller: Caller
     wishes: Wishes = Wishes()
     headers: Mapping[str, str] = defaulted(default_factory=lambda: _EMPTY)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Caller, InferenceRequest
-from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, string_span
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
@@ -63,7 +63,6 @@ class _Part(msgspec.Struct):
 _CHAT = msgspec.json.Decoder(_Chat)
 _PARTS = msgspec.json.Decoder(list[_Part])
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
-_USAGE_TOO = b',"stream_options":{"include_usage":true}'
 _MISSING = re.compile(r"missing required field `(\w+)`")
 
 
@@ -77,6 +76,7 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     try:
         body.isascii() or body.decode()
         fields = _CHAT.decode(body)
+        body, spans = index_fields(body)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -91,6 +91,7 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         model=fields.model,
         stream=bool(fields.stream),
         body=body,
+        spans=spans,
         caller=caller,
         wishes=parse_wishes(headers, fields.router),
         headers=headers,
@@ -163,21 +164,9 @@ def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
     A stream is asked for its usage, which accounting needs; the usage chunk is hidden from a
     client that did not ask.
     """
-    body = request.body
+    body, spans = request.body, request.spans
     ask = request.stream and not request.usage_asked
-    model = msgspec.json.encode(upstream_model)
-    span = string_span(body, b'"model"')
-    if span is None or b'"router"' in body or (ask and b'"stream_options"' in body) or body.count(b'"stream"') > 1:
-        return _rewritten(body, model, ask)
-    start, end = span
-    rest = memoryview(body)
-    return b"".join((rest[:start], model, _USAGE_TOO if ask else b"", rest[end:]))
-
-
-def _rewritten(body: bytes, model: bytes, ask: bool) -> bytes:
-    """Do it for any spelling: fields written twice or with escapes, and names that also occur deeper."""
-    body, spans = index_fields(body)
-    splices: list[Splice] = [(*spans["model"], model)]
+    splices: list[Splice] = [(*spans["model"], msgspec.json.encode(upstream_model))]
     if ask:
         if "stream_options" in spans:
             start, end = spans["stream_options"]

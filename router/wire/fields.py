@@ -17,9 +17,7 @@ __all__ = [
     "insert_field",
     "raw_fields",
     "remove_field",
-    "spells_letters",
     "splice",
-    "string_span",
 ]
 
 Splice = tuple[int, int, bytes]
@@ -28,8 +26,6 @@ Splice = tuple[int, int, bytes]
 _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OPEN = re.compile(rb"[ \t\n\r]*\{")
 _NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
-_STRING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
-_LETTERS = (b"\\u004", b"\\u005", b"\\u006", b"\\u007")
 _NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 _SPACE = b" \t\n\r"
 
@@ -46,7 +42,7 @@ def index_fields(body: bytes) -> tuple[bytes, dict[str, tuple[int, int]]]:
         RecursionError: It is nested too deeply.
     """
     fields = _OBJECT.decode(body)
-    spans = _walk(body, fields)
+    spans = _reckon(body, fields) or _walk(body, fields)
     if spans is None:
         body = msgspec.json.encode(fields)
         spans = _walk(body, fields) or {}
@@ -58,26 +54,20 @@ def raw_fields(body: bytes) -> dict[str, msgspec.Raw]:
     return _OBJECT.decode(body)
 
 
-def string_span(body: bytes, name: bytes) -> tuple[int, int] | None:
-    """Return where the string of a top-level field that is there stands, or None where a glance does not tell.
+def _reckon(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, tuple[int, int]] | None:
+    """Return where each value stands in a body without spaces, or None where it has any.
 
-    It tells where the quoted name occurs but once, spelled plainly. Inside a string its quotes would
-    be escaped; as the name of a nested field it would come besides the one that is known to be there.
-
-    Args:
-        body: A valid JSON object that has the field.
-        name: The field's name in its quotes.
+    Whatever else a body may hold (spaces, a name twice or with escapes) makes it longer than its
+    parts, so a length that is right proves the positions.
     """
-    position = body.find(name)
-    if position < 0 or body.find(name, position + 1) >= 0 or spells_letters(body):
-        return None
-    value = _STRING.match(body, position + len(name))
-    return None if value is None else value.span(1)
-
-
-def spells_letters(body: bytes) -> bool:
-    """Return whether some ASCII letter or underscore is written as an escape: a name may then hide anywhere."""
-    return b"\\u00" in body and any(escape in body for escape in _LETTERS)
+    spans: dict[str, tuple[int, int]] = {}
+    position = 1
+    for name, raw in fields.items():
+        start = position + len(name) + 3
+        position = start + len(memoryview(raw))
+        spans[name] = (start, position)
+        position += 1
+    return spans if position == len(body) else None
 
 
 def _walk(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, tuple[int, int]] | None:
@@ -108,13 +98,13 @@ def _same_name(quoted: bytes, name: str) -> bool:
 
 def splice(body: bytes, splices: Sequence[Splice]) -> bytes:
     """Return `body` with every replacement made; the replacements must not overlap."""
-    parts: list[bytes] = []
+    rest = memoryview(body)
+    parts: list[bytes | memoryview] = []
     position = 0
-    for start, end, new in sorted(splices):
-        parts.append(body[position:start])
-        parts.append(new)
+    for start, end, new in sorted(splices) if len(splices) > 1 else splices:
+        parts += (rest[position:start], new)
         position = end
-    parts.append(body[position:])
+    parts.append(rest[position:])
     return b"".join(parts)
 
 

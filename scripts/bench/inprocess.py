@@ -170,6 +170,11 @@ async def measure(folder: Path, deployments: int, requests: int, chunks: int, pr
                 answered.clear()
 
         await run(200)
+        import gc
+
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(100_000, 50, 1000)
         profiler = cProfile.Profile()
         if profile:
             profiler.enable()

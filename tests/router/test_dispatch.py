@@ -108,7 +108,7 @@ async def rest(committed: Committed) -> list[Event]:
 def request_for(stream: bool = True, wishes: Wishes | None = None) -> InferenceRequest:
     """Return a small request."""
     caller = Caller("c", "c")
-    return InferenceRequest("r", "chat", "m", stream, b"{}", caller, wishes or Wishes())
+    return InferenceRequest("r", "chat", "m", stream, b"{}", {}, caller, wishes or Wishes())
 
 
 def decision_for(fates: list[str], contexts: list[int | None] | None = None) -> Decision:
