@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import logging
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from router.registry.usage_rows import UsageRow, read_row
+
 __all__ = ["Journal", "orphans", "read_lines"]
+
+_log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -57,7 +61,7 @@ class Journal:
         self._active = 1 - self._active
         self._torn = False
 
-    def resting(self) -> Iterator[dict[str, Any]]:
+    def resting(self) -> Iterator[UsageRow]:
         """Yield the rows of the file that takes no rows now."""
         return read_lines(self._paths[1 - self._active])
 
@@ -103,13 +107,13 @@ def orphans(stem: Path) -> Iterator[Path]:
             os.close(file)
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[UsageRow]:
     """Yield the rows of a journal file, without those that a crash or a full disk has cut."""
     with path.open("rb") as file:
         for line in file:
             try:
-                row = msgspec.json.decode(line)
+                yield read_row(line)
+            except msgspec.ValidationError as error:
+                _log.error("a usage row was refused", extra={"fields": {"journal": path.name, "reason": str(error)}})
             except msgspec.DecodeError:
                 continue
-            if isinstance(row, dict) and "request_id" in row:
-                yield row

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from router.registry import announced, schema
 from router.registry.build import build_catalog
@@ -19,6 +18,7 @@ from router.registry.manifest import Manifest
 from router.registry.revision import RevisionReader, Stamp
 from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, NewKey, Row, Rows, Source, UsageTotal
 from router.registry.totals import usage_totals
+from router.registry.usage_rows import UsageRow, insert_rows
 
 __all__ = ["RegistryStore", "StoreError", "open_store"]
 
@@ -241,21 +241,16 @@ class RegistryStore:
 
     # --- usage ----------------------------------------------------------------------------------
 
-    def insert_usage(self, rows: Sequence[Row]) -> None:
+    def insert_usage(self, rows: Sequence[UsageRow]) -> None:
         """Insert usage rows in one transaction; a request that is there already stays as it is.
-
-        Unknown columns are left out and absent ones are null: a journal may be another version's.
 
         Raises:
             StoreError: The database does not answer; nothing was written.
         """
         if not rows:
             return
-        names = schema.usage.columns.keys()
-        values = [{name: row.get(name) for name in names} for row in rows]
-        kind = sqlite if self.database.path is not None else postgresql
         with self.database.writing() as connection:
-            connection.execute(kind.insert(schema.usage).on_conflict_do_nothing(), values)
+            insert_rows(connection, rows)
 
     def usage_totals(self, since: int | None = None) -> tuple[UsageTotal, ...]:
         """Return the totals of each caller and model, the costliest first.

@@ -6,68 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from router.registry.journal import Journal, orphans, read_lines
-from router.registry.rows import Row
 from router.registry.store import RegistryStore, StoreError
+from router.registry.usage_rows import UsageRow, usage_row, write_row
 from router.types import Outcome
 
-__all__ = ["UsageWriter", "usage_row"]
+__all__ = ["UsageWriter"]
 
 _BATCH = 1000
-_LONGEST_NAME = 256
+_MANY = 25
+_PATIENCE = 5
 _log = logging.getLogger(__name__)
-
-
-def usage_row(outcome: Outcome, created_at: int) -> dict[str, Any]:
-    """Return an outcome as a row of plain JSON values; money is text.
-
-    Args:
-        outcome: How the request ended.
-        created_at: Milliseconds since the epoch.
-    """
-    usage, place = outcome.usage, outcome.deployment
-    return {
-        "request_id": outcome.request_id,
-        "decision_id": outcome.decision_id,
-        "caller": outcome.caller.id,
-        "caller_name": outcome.caller.name,
-        "endpoint": outcome.endpoint,
-        "asked": _storable(outcome.asked),
-        "policy": outcome.policy,
-        "model": None if place is None else place.model,
-        "deployment": None if place is None else place.id,
-        "backend": None if place is None else place.backend.name,
-        "prompt_tokens": None if usage is None else usage.prompt_tokens,
-        "completion_tokens": None if usage is None else usage.completion_tokens,
-        "cached_tokens": None if usage is None else usage.cached_tokens,
-        "reasoning_tokens": None if usage is None else usage.reasoning_tokens,
-        "usage_source": None if usage is None else usage.source,
-        "cost_usd": None if outcome.cost_usd is None else format(outcome.cost_usd, "f"),
-        "status": outcome.status,
-        "error": outcome.error,
-        "stream": outcome.stream,
-        "cache": outcome.cache,
-        "attempts": [
-            {"deployment": a.deployment, "started_ms": a.started_ms, "duration_ms": a.duration_ms, "error": a.error}
-            for a in outcome.attempts
-        ],
-        "first_token_ms": outcome.first_token_ms,
-        "duration_ms": outcome.duration_ms,
-        "overhead_ms": outcome.overhead_ms,
-        "created_at": created_at,
-    }
-
-
-def _storable(name: str) -> str:
-    """Return what a client called a model, without what a database cannot hold and without end."""
-    return name[:_LONGEST_NAME].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 class UsageWriter:
@@ -80,7 +32,8 @@ class UsageWriter:
     Args:
         store: The registry.
         stem: The journals are files next to this path, which need not exist itself.
-        interval: Seconds that a row waits for others to share its commit.
+        interval: Seconds that a row waits for others to share its commit; five times as many under load, where
+            each commit costs more than the rows in it.
         retry: Seconds between two tries while the database is away.
         capacity: Rows kept in memory.
         clock: Milliseconds since the epoch.
@@ -104,11 +57,15 @@ class UsageWriter:
         self._clock = clock
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._queue: list[dict[str, Any]] = []
+        self._settled = threading.Condition(self._lock)
+        self._idle = False
+        """Whether the thread sleeps until a row comes: only then is it worth waking."""
+        self._queue: list[UsageRow] = []
         self._spilled = False
         """Whether the journal holds rows that the queue had no room for."""
-        self._batch: list[dict[str, Any]] = []
+        self._batch: list[UsageRow] = []
         self._batch_spilled = False
+        self._pause = interval
         self._replayed = False
         self._stopping = False
         self._closed = False
@@ -121,13 +78,13 @@ class UsageWriter:
         """Accept one outcome; it survives the end of this process from here on. Never raises."""
         try:
             row = usage_row(outcome, self._clock())
-            line = msgspec.json.encode(row)
+            line = write_row(row)
             with self._lock:
                 self._accept(row, line)
         except Exception:  # noqa: BLE001 - a request never fails over its accounting
             _log.exception("a usage row was lost", extra={"fields": {"request_id": outcome.request_id}})
 
-    def _accept(self, row: dict[str, Any], line: bytes) -> None:
+    def _accept(self, row: UsageRow, line: bytes) -> None:
         kept = False
         if self._closed:
             raise RuntimeError("the usage writer is closed")
@@ -142,7 +99,9 @@ class UsageWriter:
             self._queue.append(row)
         else:
             self._spilled = True
-        self._work.notify_all()
+        if self._idle:
+            self._idle = False
+            self._work.notify()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until everything accepted so far, and everything left by the dead, is committed.
@@ -150,12 +109,12 @@ class UsageWriter:
         Returns:
             False where that took longer than `timeout` seconds.
         """
-        with self._work:
-            return self._work.wait_for(lambda: self._replayed and not self._pending(), timeout)
+        with self._lock:
+            return self._settled.wait_for(lambda: self._replayed and not self._pending(), timeout)
 
     def close(self) -> None:
         """Commit what is left and stop. Rows that cannot be committed stay in the journal."""
-        with self._work:
+        with self._lock:
             self._stopping = True
             self._work.notify_all()
         self._thread.join()
@@ -177,15 +136,17 @@ class UsageWriter:
     def _run(self) -> None:
         while True:
             done = self._turn()
-            with self._work:
-                self._work.notify_all()
+            with self._lock:
+                self._settled.notify_all()
                 if self._stopping and (not done or not self._pending()):
                     return
                 if not done:
                     self._work.wait_for(lambda: self._stopping, self._retry)
                     continue
+                self._idle = not self._pending()
                 self._work.wait_for(lambda: self._stopping or self._pending())
-                self._work.wait_for(lambda: self._stopping, self._interval)
+                self._idle = False
+                self._work.wait_for(lambda: self._stopping, self._pause)
 
     def _turn(self) -> bool:
         """Commit what there is; return False to try again later."""
@@ -213,12 +174,13 @@ class UsageWriter:
                 self._batch_spilled, self._spilled = self._spilled, False
                 if self._journal is not None:
                     self._journal.swap()
+                self._pause = self._interval * (_PATIENCE if len(self._batch) >= _MANY else 1)
         if self._batch_spilled and self._journal is not None:
             self._insert(self._journal.resting())
         self._insert(self._batch)
+        if self._journal is not None:
+            self._journal.empty_resting()
         with self._lock:
-            if self._journal is not None:
-                self._journal.empty_resting()
             self._batch, self._batch_spilled = [], False
 
     def _replay(self) -> None:
@@ -227,9 +189,9 @@ class UsageWriter:
             path.unlink(missing_ok=True)
         self._replayed = True
 
-    def _insert(self, rows: Iterable[dict[str, Any]]) -> None:
+    def _insert(self, rows: Iterable[UsageRow]) -> None:
         source = iter(rows)
-        while chunk := [_typed(row) for row in islice(source, _BATCH)]:
+        while chunk := list(islice(source, _BATCH)):
             try:
                 self._store.insert_usage(chunk)
             except StoreError as error:
@@ -237,7 +199,7 @@ class UsageWriter:
                     raise
                 self._insert_singly(chunk)
 
-    def _insert_singly(self, rows: list[Row]) -> None:
+    def _insert_singly(self, rows: list[UsageRow]) -> None:
         """Keep one row that the database refuses from holding up the others."""
         for row in rows:
             try:
@@ -245,7 +207,7 @@ class UsageWriter:
             except StoreError as error:
                 if not error.about_rows:
                     raise
-                _log.exception("a usage row was refused", extra={"fields": {"request_id": row["request_id"]}})
+                _log.exception("a usage row was refused", extra={"fields": {"request_id": row.request_id}})
 
     def _open_journal(self) -> Journal | None:
         try:
@@ -260,8 +222,3 @@ class UsageWriter:
         if about not in self._complaints:
             self._complaints.add(about)
             _log.warning("usage rows are at risk", extra={"fields": {"reason": reason}})
-
-
-def _typed(row: Row) -> Row:
-    cost = row.get("cost_usd")
-    return {**row, "cost_usd": None if cost is None else Decimal(cost)}

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from router.cli import main
 from router.registry.manifest import parse_manifest
 from router.registry.rows import Announcement, FoundBackend, FoundModel
 from router.registry.store import RegistryStore, open_store
+from router.registry.usage_rows import UsageRow
 
 MANIFEST = """\
 backends:
@@ -224,12 +226,11 @@ def test_tables_spell_out_control_characters(ctl: Ctl) -> None:
 def test_usage(ctl: Ctl, db: Path) -> None:
     """Totals by key and model, of all time or since a moment."""
     store: RegistryStore = open_store(db)
-    row = {
-        "caller": "key_1", "caller_name": "bob", "endpoint": "chat", "asked": "m", "status": 200, "stream": False,
-        "cache": "off", "attempts": [], "duration_ms": 1.0, "overhead_ms": 0.1, "prompt_tokens": 10,
-        "completion_tokens": 5, "created_at": 0,
-    }  # fmt: skip
-    store.insert_usage([{**row, "request_id": "r1"}, {**row, "request_id": "r2"}])
+    row = UsageRow(
+        "r1", caller="key_1", caller_name="bob", endpoint="chat", asked="m", status=200, stream=False,
+        cache="off", attempts=(), duration_ms=1.0, overhead_ms=0.1, prompt_tokens=10, completion_tokens=5, created_at=0,
+    )  # fmt: skip
+    store.insert_usage([row, replace(row, request_id="r2")])
     store.close()
     assert ctl("usage", "--json").json == [
         {

@@ -12,6 +12,7 @@ from router.registry.manifest import Manifest, parse_manifest
 from router.registry.revision import RevisionReader
 from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel
 from router.registry.store import RegistryStore, StoreError
+from router.registry.usage_rows import UsageRow
 from router.types import Price
 
 LOCAL = FoundBackend("local", "local_agent", "http://127.0.0.1:5000", "local")
@@ -22,10 +23,9 @@ policies: [{name: p, constraints: {max_cost_usd: 0.05}}]
 """
 
 
-def usage_row(request_id: str, **values: Any) -> dict[str, Any]:
+def usage_row(request_id: str, **values: Any) -> UsageRow:
     """Return a usage row with the columns that must be set."""
-    return {
-        "request_id": request_id,
+    given: dict[str, Any] = {
         "caller": "key_1",
         "caller_name": "a",
         "endpoint": "chat",
@@ -33,12 +33,12 @@ def usage_row(request_id: str, **values: Any) -> dict[str, Any]:
         "status": 200,
         "stream": False,
         "cache": "miss",
-        "attempts": [],
+        "attempts": (),
         "duration_ms": 1.0,
         "overhead_ms": 0.1,
         "created_at": 1_000,
-        **values,
     }
+    return UsageRow(request_id, **{**given, **values})
 
 
 def test_create_key_keeps_only_its_digest(store: RegistryStore) -> None:
@@ -154,8 +154,8 @@ def test_apply_keeps_whether_an_agent_takes_messages(store: RegistryStore) -> No
 
 def test_insert_usage_is_idempotent(store: RegistryStore) -> None:
     """A row that is there already stays as it is, alone and in a batch."""
-    store.insert_usage([usage_row("r1", cost_usd=Decimal("0.1")), usage_row("r2")])
-    store.insert_usage([usage_row("r1", cost_usd=Decimal(9)), usage_row("r3")])
+    store.insert_usage([usage_row("r1", cost_usd="0.1"), usage_row("r2")])
+    store.insert_usage([usage_row("r1", cost_usd="9"), usage_row("r3")])
     store.insert_usage([])
     (total,) = store.usage_totals()
     assert (total.requests, total.cost_usd) == (3, Decimal("0.1"))
@@ -171,9 +171,9 @@ def test_insert_usage_tells_bad_rows_from_a_bad_database(store: RegistryStore) -
 def test_usage_totals_are_exact(store: RegistryStore) -> None:
     """Costs add up to the digit where floats would not; unknown costs are counted apart."""
     store.insert_usage(
-        [usage_row(f"r{i}", cost_usd=Decimal("0.1"), prompt_tokens=10, completion_tokens=1) for i in range(3)]
+        [usage_row(f"r{i}", cost_usd="0.1", prompt_tokens=10, completion_tokens=1) for i in range(3)]
         + [usage_row("u", prompt_tokens=5, completion_tokens=0), usage_row("e", status=502, error="upstream_timeout")]
-        + [usage_row("other", caller="key_2", model="served", created_at=5_000, cost_usd=Decimal("1E-12"))]
+        + [usage_row("other", caller="key_2", model="served", created_at=5_000, cost_usd="0.000000000001")]
     )
     first, second = store.usage_totals()
     assert (first.caller, first.model, first.requests, first.errors) == ("key_1", "m", 5, 1)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +18,9 @@ from hypothesis import strategies as st
 
 from router.registry.journal import Journal, orphans, read_lines
 from router.registry.store import RegistryStore, open_store
-from router.registry.usage import UsageWriter, usage_row
-from router.types import Attempt, Backend, Caller, Deployment, Outcome
+from router.registry.usage import UsageWriter
 from shared.types import Usage
-
-
-def outcome(request_id: str, **values: Any) -> Outcome:
-    """Return an outcome of a request that was answered."""
-    backend = Backend("b", "openai", "http://h", "external")
-    given: dict[str, Any] = {
-        "request_id": request_id,
-        "decision_id": "dec_1",
-        "caller": Caller("key_1", "a"),
-        "endpoint": "chat",
-        "asked": "auto",
-        "policy": "auto",
-        "deployment": Deployment("m@b", "m", backend, "up"),
-        "status": 200,
-        "error": None,
-        "stream": True,
-        "cache": "miss",
-        "usage": Usage(10, 5, 2, 1),
-        "cost_usd": Decimal("0.00000125"),
-        "attempts": (Attempt("m@b", 1.0, 20.0),),
-        "first_token_ms": 12.5,
-        "duration_ms": 20.0,
-        "overhead_ms": 0.4,
-    }
-    return Outcome(**{**given, **values})
-
-
-def rows(path: Path) -> list[dict[str, Any]]:
-    """Return the usage table as it is in the file."""
-    connection = sqlite3.connect(path)
-    try:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute("SELECT * FROM usage ORDER BY request_id")]
-    finally:
-        connection.close()
-
-
-def ids(path: Path) -> list[str]:
-    """Return the ids of the rows in the file."""
-    return [row["request_id"] for row in rows(path)]
+from tests.router.registry.outcomes import ids, outcome, rows
 
 
 def journals(path: Path) -> list[Path]:
@@ -183,6 +141,16 @@ def test_writes_from_many_threads(store: RegistryStore, path: Path) -> None:
     assert len(ids(path)) == 800
 
 
+def test_the_thread_sleeps_until_a_row_comes(store: RegistryStore, path: Path) -> None:
+    """Rows come in bursts with the thread asleep in between; each burst is committed, the last one too."""
+    with writing(store, path) as writer:
+        for burst in range(20):
+            for number in range(burst + 1):
+                writer.write(outcome(f"r{burst:02}-{number:02}"))
+            assert writer.flush(30)
+            assert len(ids(path)) == (burst + 1) * (burst + 2) // 2
+
+
 def test_rows_wait_for_a_vanished_database(store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """While the file is away rows are kept, in memory and beyond it in the journal; it is told once."""
     caplog.set_level(logging.INFO)
@@ -261,7 +229,21 @@ def test_journal_survives_torn_lines(tmp_path: Path) -> None:
     """A line that a crash has cut spoils neither the lines before it nor those after."""
     path = tmp_path / "m.db.usage-1-0"
     path.write_bytes(b'{"request_id":"a"}\n{"request_id":"b"\n\n[1]\n{"request_id":"c"}\n{"request_')
-    assert [row["request_id"] for row in read_lines(path)] == ["a", "c"]
+    assert [row.request_id for row in read_lines(path)] == ["a", "c"]
+
+
+def test_journal_of_another_version(store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Unknown fields are left out; a row of which no sense can be made is told and holds nothing up."""
+    path.with_name("models.db.usage-1-0").write_bytes(
+        b'{"request_id":"odd","prompt_tokens":{"a":1}}\n'
+        b'{"request_id":"bare"}\n'
+        b'{"request_id":"new","caller":"k","caller_name":"n","endpoint":"chat","asked":"m","status":200,"stream":true,'
+        b'"cache":"off","attempts":[],"duration_ms":1,"overhead_ms":0.1,"created_at":5,"colour":"red"}\n'
+    )
+    with writing(store, path) as writer:
+        assert writer.flush(30)
+    assert ids(path) == ["new"]
+    assert [record.message for record in caplog.records] == ["a usage row was refused"] * 2
 
 
 def test_journal_of_a_living_process_is_no_orphan(tmp_path: Path) -> None:
@@ -272,14 +254,3 @@ def test_journal_of_a_living_process_is_no_orphan(tmp_path: Path) -> None:
     assert list(orphans(stem)) == []
     journal.close(keep=True)
     assert len(list(orphans(stem))) == 2
-
-
-def test_usage_row_is_plain_json() -> None:
-    """A row holds nothing that a journal cannot."""
-    assert usage_row(outcome("r", cost_usd=Decimal("1E-9")), 1)["cost_usd"] == "0.000000001"
-
-
-def test_usage_row_of_any_name_can_be_stored() -> None:
-    """What a client calls a model cannot keep its request from being accounted for."""
-    row = usage_row(outcome("r", asked="a\x00\ud800" + "b" * 1000), 1)
-    assert row["asked"] == "a??" + "b" * 253
