@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.routing import Route
 
-from router.accounting import Ledger, RouterMetrics
+from router.accounting import Ledger
 from router.admission import Doorkeeper, is_loopback
 from router.api.admin import admin_router
 from router.api.agents import agents_router
@@ -31,6 +31,7 @@ from router.dispatch import Dispatcher
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter
+from router.metrics import RouterMetrics
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
 from router.registry.discovery import Discovery, sources

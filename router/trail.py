@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from router.types import Attempt, Deployment
 
 __all__ = ["Trail"]
 
 
-@dataclass(slots=True)
-class Trail:
+class Trail(Struct):
     """What dispatching left behind, also where it failed.
 
     Times are `time.perf_counter` seconds.

@@ -24,7 +24,7 @@ from local_agent.metrics import Metrics as AgentMetrics
 from local_agent.settings import AgentSettings
 from local_agent.supervisor import Status
 from local_agent.types import Phase
-from router.accounting import RouterMetrics
+from router.metrics import RouterMetrics
 from router.registry.providers import PROVIDERS
 from router.settings import RouterSettings
 from shared import errors
@@ -207,7 +207,8 @@ def _metric_rows(registry: CollectorRegistry, holder: object) -> Iterator[str]:
     yield "| Metric | Type | Labels | Meaning |"
     yield "|---|---|---|---|"
     for metric in registry.collect():
-        names = ", ".join(f"`{name}`" for name in labels.get(metric.name, ())) or "none"
+        known = labels.get(metric.name) or getattr(metric, "_labelnames", None) or ()
+        names = ", ".join(f"`{name}`" for name in known) or "none"
         yield f"| `{_full_name(metric)}` | {metric.type} | {names} | {metric.documentation} |"
 
 

@@ -202,8 +202,8 @@ def test_a_journal_that_cannot_be_written(store: RegistryStore, path: Path, capl
 
 def test_kill_loses_no_row(path: Path) -> None:
     """After `kill -9` in the middle of writing, every outcome that `write` had taken is committed at the next start."""
-    program = Path(__file__).with_name("usage_victim.py")
-    victim = subprocess.Popen([sys.executable, str(program), str(path)], stdout=subprocess.PIPE)
+    program = [sys.executable, "-m", "tests.router.registry.usage_victim", str(path)]
+    victim = subprocess.Popen(program, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE)
     assert victim.stdout is not None
     accepted = [victim.stdout.readline() for _ in range(300)]
     victim.send_signal(signal.SIGKILL)
