@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 from shared.errors import InternalError, InvalidRequest, PayloadTooLarge, ServiceError, UnsupportedMediaType
+from shared.ids import IdSource
+from shared.logs import AccessLog
 
 __all__ = [
     "ASGIApp",
@@ -21,7 +22,6 @@ __all__ = [
     "Scope",
     "Send",
     "header",
-    "new_request_id",
     "race",
     "read_body",
     "send_error",
@@ -139,11 +139,6 @@ async def race(work: Coroutine[Any, Any, T], receive: Receive) -> T:
                 _log.debug("work ended with an error after its client had left", exc_info=error)
 
 
-def new_request_id() -> str:
-    """Return an id that no other request has."""
-    return f"req_{secrets.token_hex(12)}"
-
-
 class RequestContext:
     """Pure ASGI middleware: request id, clock, the last line against crashes, the access log line.
 
@@ -155,12 +150,17 @@ class RequestContext:
         app: The application inside.
         logger: Where the one access line of each request goes.
         quiet: Paths of probes, which are logged at level debug where they succeed or say "not yet" (503).
+        access: Where access lines go instead, at a fraction of the cost.
     """
 
-    def __init__(self, app: ASGIApp, logger: logging.Logger, quiet: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, logger: logging.Logger, quiet: Collection[str] = (), access: AccessLog | None = None
+    ) -> None:
         self._app = app
         self._log = logger
         self._quiet = frozenset(quiet)
+        self._access = access
+        self._make_id = IdSource("req_").make
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -168,7 +168,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         # Always our own: accounts are kept by it, and a caller that repeats an id must not merge two.
-        request_id = new_request_id()
+        request_id = self._make_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["started"] = started = time.perf_counter()
@@ -197,20 +197,22 @@ class RequestContext:
             error = InternalError(f"The server had an internal error. Request id: {request_id}.")
             await send_error(send_with_id, error)
         finally:
-            # Who waits for a long download asks several times a second, and "not yet" is an answer.
-            expected = status < 400 or status == 503
-            level = logging.DEBUG if expected and scope["path"] in self._quiet else logging.INFO
-            self._log.log(
-                level,
-                "request",
-                extra={
-                    "fields": {
-                        "request_id": request_id,
-                        "method": scope["method"],
-                        "path": scope["path"],
-                        "status": status,
-                        "ms": round((time.perf_counter() - started) * 1000, 2),
-                        **fields,
-                    }
-                },
-            )
+            self._tell(scope, status, started, fields)
+
+    def _tell(self, scope: Scope, status: int, started: float, more: dict[str, Any]) -> None:
+        """Write the access line."""
+        fields = {
+            "request_id": scope["state"]["request_id"],
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "ms": int((time.perf_counter() - started) * 100_000 + 0.5) / 100,
+            **more,
+        }
+        # Who waits for a long download asks several times a second, and "not yet" is an answer.
+        if scope["path"] in self._quiet and (status < 400 or status == 503):
+            self._log.debug("request", extra={"fields": fields})
+        elif self._access is not None:
+            self._access.write(fields)
+        else:
+            self._log.info("request", extra={"fields": fields})

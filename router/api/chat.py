@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from router.accounting import log_fields
-from router.api.client import AsgiClient, Call, Client, Headers, answer_error
+from router.api.client import AsgiClient, Call, Client, answer_error
 from router.api.deps import Services, identify, services_of
 from router.gateway import Answer
 from router.types import Chunk, Completion
@@ -51,14 +51,14 @@ async def create_chat_completion(services: Services, call: Call, client: Client,
 async def _whole(answer: Answer, client: Client, log: dict[str, Any]) -> None:
     (event,) = await answer.more()
     assert isinstance(event, Completion)
-    headers = _head(answer)
+    headers = answer.meter.head_pairs(time.perf_counter())
     # Settled first: what a client has been answered is on the books, whatever happens to this process.
     await _close(answer, log)
     await client.answer(200, headers, event.body)
 
 
 async def _stream(answer: Answer, client: Client, log: dict[str, Any]) -> None:
-    await client.begin((*_SSE, *_head(answer)))
+    await client.begin((*_SSE, *answer.meter.head_pairs(time.perf_counter())))
     last = b""
     try:
         while events := cast("Sequence[Chunk]", await answer.more()):
@@ -79,10 +79,6 @@ async def _close(answer: Answer, log: dict[str, Any]) -> None:
     outcome = await answer.close()
     if outcome is not None:
         log.update(log_fields(outcome))
-
-
-def _head(answer: Answer) -> Headers:
-    return [(name.encode(), value.encode("latin-1")) for name, value in answer.meter.head(time.perf_counter()).items()]
 
 
 class ChatCompletions:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +19,8 @@ from router.registry.store import RegistryStore
 from router.types import Caller
 from shared.asgi import Scope, header
 from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
+from shared.ids import IdSource
+from shared.logs import AccessLog
 
 __all__ = ["Services", "add_error_handlers", "caller_of", "identify", "services_of"]
 
@@ -35,6 +38,10 @@ class Services:
     store: RegistryStore
     roster: AgentRoster
     body_limit: int
+    make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
+    """Makes request ids."""
+    access: AccessLog | None = None
+    """Where access lines go; None: to the logger `router.access`."""
 
 
 def services_of(scope: Scope) -> Services:

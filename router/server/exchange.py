@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from router.api.client import Call, Client, Headers, answer_error
 from router.api.deps import Services
-from shared.asgi import new_request_id
 from shared.errors import InternalError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class DataPlaneExchange:
         self._endpoint = endpoint
         self._headers = headers
         self._started = time.perf_counter()
-        self._id = new_request_id()
+        self._id = services.make_id()
         self._status = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -119,7 +118,11 @@ class DataPlaneExchange:
         theirs = self._headers.get("x-request-id")
         if theirs is not None and _REQUEST_ID.fullmatch(theirs):
             fields["client_request_id"] = theirs
-        _access.info("request", extra={"fields": fields | log})
+        fields.update(log)
+        if self._services.access is not None:
+            self._services.access.write(fields)
+        else:
+            _access.info("request", extra={"fields": fields})
 
     # --- the answer: Client -------------------------------------------------------------------------
 

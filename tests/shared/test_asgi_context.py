@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import logging
 
 import httpx
 import pytest
 
 from shared.asgi import ClientDisconnected, Message, Receive, RequestContext, Scope, Send, send_json
+from shared.logs import AccessLog
 from tests.support.serving import LOG, echo, serving
 
 
@@ -128,3 +131,27 @@ async def test_context_is_quiet_about_probes_that_are_told_not_yet(
         await client.get(path)
     quietest = min(record.levelno for record in caplog.records if record.name == LOG.name)
     assert quietest == level
+
+
+async def test_context_writes_to_an_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    """With an access log the line goes there, whole; a quiet path and a crash go to the logger all the same."""
+    caplog.set_level(logging.DEBUG, LOG.name)
+    out = io.BytesIO()
+    access = AccessLog(out.write, "tests.access")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"]["log"]["model"] = "m"
+        if scope["path"] == "/crash":
+            raise ValueError("x")
+        await echo(scope, receive, send)
+
+    async with serving(RequestContext(app, LOG, ("/quiet",), access)) as client:
+        for path in ("/here", "/quiet", "/crash"):
+            await client.post(path, headers={"x-request-id": "theirs"})
+    assert access.close()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [(line["path"], line["status"], line["model"], line["client_request_id"]) for line in lines]
+    assert told == [("/here", 200, "m", "theirs"), ("/crash", 500, "m", "theirs")]
+    # The context around this one tells the logger of every request, too.
+    inner = [(record.levelno, record.fields.get("path")) for record in caplog.records if record.name == LOG.name]  # type: ignore[attr-defined]
+    assert {(logging.DEBUG, "/quiet"), (logging.ERROR, None)} <= set(inner)

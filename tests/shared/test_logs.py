@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+import threading
+from datetime import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.logs import JSONFormatter, logging_to_stderr, redact
+from shared.logs import AccessLog, JSONFormatter, logging_to_stderr, redact
 from tests.support.properties import json_values, text
 
 SECRETS = [
@@ -125,3 +128,133 @@ def test_logging_survives_what_cannot_be_formatted(
         logging.getLogger("x").info("%d", "no number")
         logging.getLogger("x").info("next")
     assert [json.loads(written)["message"] for written in capsys.readouterr().err.splitlines()] == ["next"]
+
+
+# --- access lines -----------------------------------------------------------------------------------
+
+
+def written(*lines: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
+    """Return what becomes of the fields of some lines."""
+    out = io.BytesIO()
+    log = AccessLog(out.write, "x.access", **options)
+    for fields in lines:
+        log.write(fields)
+    assert log.close()
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+@given(st.lists(st.dictionaries(text.filter(lambda key: key not in {"time", "level"}), json_values, max_size=4)))
+def test_access_lines_are_those_of_the_formatter(lines: list[dict[str, Any]]) -> None:
+    """Each line has the keys, the values and the form of time that a log record would have."""
+    told = written(*lines)
+    assert len(told) == len(lines)
+    for line, fields in zip(told, lines, strict=True):
+        record = logging.makeLogRecord({"name": "x.access", "levelname": "INFO", "msg": "request", "fields": fields})
+        record.created = datetime.fromisoformat(line["time"]).timestamp()
+        assert line == json.loads(JSONFormatter().format(record))
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_access_lines_hold_no_secret(secret: str) -> None:
+    """What a client says is redacted, the second time as well, and wherever it stands."""
+    said = {"path": f"/v1/{secret}", "client_request_id": secret, "model": secret, "deep": {"x": [secret]}}
+    told = written(said, said)
+    assert len(told) == 2
+    assert secret not in json.dumps(told)
+    assert told[0]["model"] == told[1]["model"] == "[redacted]"
+
+
+def test_access_lines_survive_what_json_cannot_hold() -> None:
+    """Half a surrogate, a strange value or a strange key costs no line."""
+    told = written({"model": "a\ud800"}, {"what": object}, {"a": 1, (1, 2): 3}, {"ok": True})
+    assert [line["message"] for line in told] == ["request"] * 4
+    assert told[-1]["ok"] is True
+
+
+def test_access_lines_are_dropped_while_nobody_reads() -> None:
+    """A stuck reader costs lines, not memory nor time; their number is told later."""
+    stuck, going = threading.Event(), threading.Event()
+    out: list[bytes] = []
+
+    def write(data: bytes) -> None:
+        stuck.set()
+        going.wait()
+        out.append(data)
+
+    log = AccessLog(write, "x", interval=0, capacity=10)
+    log.write({"n": -1})
+    stuck.wait()
+    for number in range(100):
+        log.write({"n": number})
+    going.set()
+    assert log.close()
+    lines = [json.loads(line) for line in b"".join(out).splitlines()]
+    assert [line["n"] for line in lines if "n" in line] == [-1, *range(10)]
+    assert [(line["level"], line["dropped"]) for line in lines if "n" not in line] == [("warning", 90)]
+
+
+def test_access_log_gives_up_on_a_reader_that_stays_stuck() -> None:
+    """The end of the process does not wait for ever; a line after it is nothing."""
+    never = threading.Event()
+    log = AccessLog(lambda _data: never.wait(), "x", interval=0)
+    log.write({})
+    assert not log.close(0.01)
+    log.write({})
+    never.set()
+    assert log.close()
+
+
+def test_access_log_goes_on_after_a_failed_write() -> None:
+    """A write that fails costs its lines and is told by the next."""
+    out: list[bytes] = []
+    done: list[threading.Event] = [threading.Event()]
+
+    def write(data: bytes) -> None:
+        try:
+            if b"bad" in data:
+                raise BrokenPipeError
+            out.append(data)
+        finally:
+            done[-1].set()
+
+    log = AccessLog(write, "x", interval=0)
+    log.write({"n": "bad"})
+    done[-1].wait()
+    log.write({"n": "good"})
+    assert log.close()
+    lines = [json.loads(line) for line in b"".join(out).splitlines()]
+    assert [line.get("n") or line["dropped"] for line in lines] == ["good", 1]
+
+
+def test_access_lines_are_never_cut() -> None:
+    """Writes are whole lines within the bound, so that processes may share a pipe."""
+    sizes: list[bytes] = []
+    log = AccessLog(sizes.append, "x", interval=0.01, block=1000)
+    for number in range(300):
+        log.write({"n": number, "path": "y" * (number * 5)})
+    assert log.close()
+    assert all(data.endswith(b"\n") for data in sizes)
+    assert all(len(data) <= 1000 or data.count(b"\n") == 1 for data in sizes)
+    assert [json.loads(line)["n"] for line in b"".join(sizes).splitlines()] == list(range(300))
+
+
+def test_access_lines_from_several_threads() -> None:
+    """Writers on several threads lose no line, whether the thread sleeps or not."""
+    out = io.BytesIO()
+    log = AccessLog(out.write, "x", interval=0)
+    threads = [threading.Thread(target=lambda: [log.write({}) for _ in range(500)]) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log.close()
+    assert out.getvalue().count(b"\n") == 2000
+
+
+@pytest.mark.parametrize(("level", "expected"), [("debug", 1), ("info", 1), ("warning", 0), ("error", 0)])
+def test_level_silences_access_lines(capsys: pytest.CaptureFixture[str], level: str, expected: int) -> None:
+    """Access lines are of level info and go where the log goes."""
+    with logging_to_stderr(level, "x.access") as access:
+        access.write({"status": 200})
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["logger"], line["status"]) for line in lines] == [("x.access", 200)] * expected
