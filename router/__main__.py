@@ -73,9 +73,9 @@ def main() -> int:
     except StartError as error:
         print(f"router: {error}", file=sys.stderr)
         return 2
-    with logging_to_stderr(settings.log_level):
+    with logging_to_stderr(settings.log_level, "router.access") as access:
         uvicorn.run(
-            create_app(settings) if settings.workers == 1 else "router.main:create_app",
+            create_app(settings, access=access) if settings.workers == 1 else "router.main:create_app",
             factory=settings.workers > 1,
             workers=settings.workers,
             host=settings.host,

@@ -45,6 +45,7 @@ from router.transport.general import HttpxTransport
 from router.transport.lean import LeanTransport
 from router.upstream import Upstream
 from shared.asgi import RequestContext, Scope
+from shared.logs import AccessLog
 
 __all__ = ["create_app", "open_services"]
 
@@ -55,8 +56,12 @@ OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
 @asynccontextmanager
-async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
+async def open_services(settings: RouterSettings, access: AccessLog | None = None) -> AsyncIterator[Services]:
     """Open everything that requests need, and close it in reverse order.
+
+    Args:
+        settings: The router's settings.
+        access: Where access lines go; None: to the logger `router.access`.
 
     Raises:
         StoreError: The registry cannot be opened.
@@ -114,6 +119,7 @@ async def open_services(settings: RouterSettings) -> AsyncIterator[Services]:
             store=store,
             roster=roster,
             body_limit=settings.body_limit,
+            access=access,
         )
 
 
@@ -129,15 +135,18 @@ async def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None])
     stack.push_async_callback(stop)
 
 
-def create_app(settings: RouterSettings | None = None, services: OpenServices | None = None) -> FastAPI:
+def create_app(
+    settings: RouterSettings | None = None, services: OpenServices | None = None, access: AccessLog | None = None
+) -> FastAPI:
     """Return the router's ASGI application.
 
     Args:
         settings: Where None, they are read from the environment.
         services: Opens the services; tests may bring their own.
+        access: Where access lines go; None: to the logger `router.access`.
     """
     chosen = settings or RouterSettings()
-    opened = services or (lambda: open_services(chosen))
+    opened = services or (lambda: open_services(chosen, access))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -145,7 +154,7 @@ def create_app(settings: RouterSettings | None = None, services: OpenServices | 
             yield {"services": ready}
 
     app = FastAPI(title="Inference router", version="0.1.0", lifespan=lifespan, redirect_slashes=False)
-    app.add_middleware(RequestContext, logger=logging.getLogger("router.access"), quiet=_PROBES)
+    app.add_middleware(RequestContext, logger=logging.getLogger("router.access"), quiet=_PROBES, access=access)
     add_error_handlers(app)
     # A class endpoint is plain ASGI: the request path owes nothing to the framework.
     app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))

@@ -98,7 +98,7 @@ def test_observe_takes_the_last_usage_and_the_end() -> None:
     meter.observe(Chunk(b"x" * 400, output=True, usage=Usage(1, 1)))
     meter.observe(Chunk(b"data: {}\n\n", usage=Usage(7, 5)))
     assert (meter.complete, meter.output_bytes) == (False, 400)
-    meter.observe(Chunk(DONE))
+    meter.observe(Chunk(DONE, done=True))
     assert (meter.complete, meter.usage) == (True, Usage(7, 5))
     meter = opened()
     meter.observe(Completion(b"{}", Usage(3, 2)))
