@@ -32,6 +32,7 @@ from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter
 from router.metrics import RouterMetrics
+from router.outbox import Outbox
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
 from router.registry.discovery import Discovery, sources
@@ -81,7 +82,8 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
             raise StoreError(catalog.problem or "The registry cannot be read.")
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
-        transport = LeanTransport() if settings.transport == "lean" else HttpxTransport()
+        outbox = Outbox(asyncio.get_running_loop())
+        transport = LeanTransport(outbox=outbox) if settings.transport == "lean" else HttpxTransport()
         stack.push_async_callback(transport.close)
         upstream = Upstream(transport, read_secret)
         metrics = CollectorRegistry()
@@ -119,6 +121,7 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
             store=store,
             roster=roster,
             body_limit=settings.body_limit,
+            outbox=outbox,
             access=access,
         )
 

@@ -14,6 +14,7 @@ from router.admission import Doorkeeper
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import StateStore
+from router.outbox import Outbox
 from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore
 from router.types import Caller
@@ -38,6 +39,7 @@ class Services:
     store: RegistryStore
     roster: AgentRoster
     body_limit: int
+    outbox: Outbox
     make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
     """Makes request ids."""
     access: AccessLog | None = None

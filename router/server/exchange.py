@@ -62,6 +62,7 @@ class DataPlaneExchange:
         self.response_complete = False
         self._protocol = protocol
         self._services = services
+        self._outbox = services.outbox
         self._endpoint = endpoint
         self._headers = headers
         self._started = time.perf_counter()
@@ -130,25 +131,27 @@ class DataPlaneExchange:
         """Send a whole JSON answer."""
         head = self._head(status, headers)
         head += (b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body), body)
-        self._protocol.transport.write(b"".join(head))
+        self._outbox.write(self._protocol.transport, b"".join(head))
         self._complete()
 
     async def begin(self, headers: Headers) -> None:
         """Begin a stream, with status 200."""
         head = self._head(200, headers)
         head.append(b"transfer-encoding: chunked\r\n\r\n")
-        self._protocol.transport.write(b"".join(head))
+        self._outbox.write(self._protocol.transport, b"".join(head))
 
     async def write(self, data: bytes) -> None:
         """Send a piece of a stream."""
         protocol = self._protocol
-        protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._outbox.write(protocol.transport, b"%x\r\n%b\r\n" % (len(data), data))
         if protocol.flow.write_paused:
             await protocol.flow.drain()
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of a stream, and its end."""
-        self._protocol.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
+        self._outbox.write(
+            self._protocol.transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
+        )
         self._complete()
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:
@@ -165,5 +168,6 @@ class DataPlaneExchange:
     def _complete(self) -> None:
         self.response_complete = True
         if not self.keep_alive:
+            self._outbox.flush()
             self._protocol.transport.close()
         self._protocol.on_response_complete()

@@ -10,6 +10,7 @@ from typing import cast
 
 import httptools
 
+from router.outbox import Outbox
 from shared.errors import UpstreamUnavailable
 
 __all__ = ["Connection"]
@@ -28,7 +29,8 @@ class Connection(asyncio.Protocol):
     when it fires, so a limit that moves on with every piece costs nothing.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox) -> None:
+        self._outbox = outbox
         self.closed = False
         self.status = 0
         self.headers: dict[str, str] = {}
@@ -177,8 +179,9 @@ class Connection(asyncio.Protocol):
         self._busy = True
         # Joining copies the body; what is small costs less in one piece than in two.
         if len(body) < HEAD_LIMIT:
-            self._transport.write(head + body)
+            self._outbox.write(self._transport, head + body)
         else:
+            self._outbox.flush()
             self._transport.writelines((head, body))
         return True
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from router.interfaces import Route
+from router.outbox import Outbox
 from router.transport.connection import Connection
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
 
@@ -40,7 +41,13 @@ class _Pool:
     """
 
     def __init__(
-        self, host: str, port: int, tls: ssl.SSLContext | None, max_connections: int, idle_seconds: float
+        self,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None,
+        max_connections: int,
+        idle_seconds: float,
+        outbox: Outbox,
     ) -> None:
         self._host = host
         self._port = port
@@ -50,6 +57,7 @@ class _Pool:
         self._free = max_connections
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._loop = asyncio.get_running_loop()
+        self._outbox = outbox
 
     def take(self) -> bool:
         """Take one of the pool's slots if one is free."""
@@ -108,7 +116,7 @@ class _Pool:
             UpstreamTimeout: It did not accept in time.
         """
         opening = self._loop.create_connection(
-            lambda: Connection(self._loop),
+            lambda: Connection(self._loop, self._outbox),
             self._host,
             self._port,
             ssl=self._tls,
@@ -215,7 +223,9 @@ class LeanTransport:
         max_connections: int = 10_000,
         idle_seconds: float = 30.0,
         tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
+        outbox: Outbox | None = None,
     ) -> None:
+        self._outbox = outbox or Outbox(asyncio.get_running_loop())
         self._max_connections = max_connections
         self._idle_seconds = idle_seconds
         self._make_tls = tls
@@ -269,7 +279,7 @@ class LeanTransport:
             if parts.scheme == "https" and self._tls is None:
                 self._tls = self._make_tls()
             tls = self._tls if parts.scheme == "https" else None
-            pool = self._pools[origin] = _Pool(host, port, tls, self._max_connections, self._idle_seconds)
+            pool = self._pools[origin] = _Pool(host, port, tls, self._max_connections, self._idle_seconds, self._outbox)
         return _Prepared(pool, line + _lines(route.headers))
 
     async def close(self) -> None:

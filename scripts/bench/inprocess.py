@@ -90,9 +90,9 @@ class _Backend:
         last = _chunk({}, "stop", usage=_USAGE) + b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
         self._pieces = [stream + first, *[word] * (chunks - 2), last] if chunks else []
 
-    async def connect(self, _seconds: float) -> Connection:
+    async def connect(self, pool: Any, _seconds: float) -> Connection:
         """Stand in for a pool's way to open a connection."""
-        connection = Connection(self._loop)
+        connection = Connection(self._loop, pool._outbox)
         connection.connection_made(_Pipe(lambda data: self._asked(connection, data)))  # type: ignore[arg-type]
         return connection
 
@@ -151,7 +151,11 @@ async def measure(folder: Path, deployments: int, requests: int, chunks: int, pr
     )
     loop = asyncio.get_running_loop()
     backend = _Backend(loop, chunks)
-    lean._Pool.connect = lambda _pool, seconds: backend.connect(seconds)  # type: ignore[method-assign,assignment]
+
+    def backend_connect(pool: Any, seconds: float) -> Any:
+        return backend.connect(pool, seconds)
+
+    lean._Pool.connect = backend_connect  # type: ignore[method-assign,assignment]
     async with open_services(settings) as services:
         answered = asyncio.Event()
         bytes_out = 0
