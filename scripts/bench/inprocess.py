@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 from uvicorn.server import ServerState
 
+from router.api.deps import Services
 from router.main import open_services
 from router.registry.manifest import parse_manifest
 from router.registry.store import open_store
@@ -120,6 +121,46 @@ def _request(chunks: int, key: str) -> bytes:
     ) % (key.encode(), len(data), data)
 
 
+class _Clients:
+    """Connections that each ask again as soon as they are answered."""
+
+    def __init__(self, services: Services, message: bytes, connections: int, streams: bool) -> None:
+        config, state = uvicorn.Config("router.main:create_app", factory=True), ServerState()
+        self._message = message
+        self._streams = streams
+        self._left = 0
+        self._open = 0
+        self._done = asyncio.Event()
+        self._protocols = []
+        for index in range(connections):
+            protocol = DataPlaneProtocol(config, state, {"services": services})
+            protocol.connection_made(_Pipe(lambda data, index=index: self._written(index, data)))  # type: ignore[arg-type]
+            self._protocols.append(protocol)
+
+    async def run(self, requests: int) -> None:
+        """Have so many requests answered."""
+        self._left, self._open = requests, 0
+        self._done.clear()
+        for index in range(len(self._protocols)):
+            self._ask(index)
+        await self._done.wait()
+
+    def _ask(self, index: int) -> None:
+        if self._left > 0:
+            self._left -= 1
+            self._open += 1
+            self._protocols[index].data_received(self._message)
+
+    def _written(self, index: int, data: bytes) -> None:
+        if self._streams and not data.endswith(b"0\r\n\r\n"):
+            return
+        self._open -= 1
+        if self._left > 0:
+            asyncio.get_running_loop().call_soon(self._ask, index)
+        elif self._open == 0:
+            self._done.set()
+
+
 def manifest(deployments: int) -> str:
     """Return a manifest with one model on so many deployments."""
     places = [
@@ -140,7 +181,9 @@ def manifest(deployments: int) -> str:
     )
 
 
-async def measure(folder: Path, deployments: int, requests: int, chunks: int, profile: bool) -> tuple[float, float]:
+async def measure(
+    folder: Path, deployments: int, requests: int, chunks: int, connections: int, profile: bool
+) -> tuple[float, float]:
     """Return microseconds of this process's CPU per request: the least disturbed round's, and the median round's."""
     store = open_store(folder / "models.db")
     store.apply(parse_manifest(manifest(deployments)))
@@ -157,25 +200,8 @@ async def measure(folder: Path, deployments: int, requests: int, chunks: int, pr
 
     lean._Pool.connect = backend_connect  # type: ignore[method-assign,assignment]
     async with open_services(settings) as services:
-        answered = asyncio.Event()
-        bytes_out = 0
-
-        def written(data: bytes) -> None:
-            nonlocal bytes_out
-            bytes_out += len(data)
-            if data.endswith(b"0\r\n\r\n") or not chunks:
-                answered.set()
-
-        protocol = DataPlaneProtocol(uvicorn.Config("router.main:create_app"), ServerState(), {"services": services})
-        protocol.connection_made(_Pipe(written))  # type: ignore[arg-type]
-        message = _request(chunks, key)
-
-        async def run(times: int) -> None:
-            for _ in range(times):
-                protocol.data_received(message)
-                await answered.wait()
-                answered.clear()
-
+        clients = _Clients(services, _request(chunks, key), connections, streams=bool(chunks))
+        run = clients.run
         await run(200)
         if profile:
             with cProfile.Profile() as profiler:
@@ -195,10 +221,13 @@ def main() -> None:
     parser.add_argument("--deployments", type=int, default=100)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--chunks", type=int, default=0, help="answer as a stream of so many chunks")
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--profile", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        best, usual = uvloop.run(measure(Path(folder), asked.deployments, asked.requests, asked.chunks, asked.profile))
+        best, usual = uvloop.run(
+            measure(Path(folder), asked.deployments, asked.requests, asked.chunks, asked.connections, asked.profile)
+        )
     per = max(asked.chunks, 1)
     print(
         f"us of CPU per {'chunk' if asked.chunks else 'request'}: {best / per:.2f} at best, {usual / per:.2f} usually"
