@@ -40,10 +40,11 @@ class Answer:
     `close()` must be called whatever happens; it ends the exchange and settles the account.
     """
 
-    __slots__ = ("_gateway", "_kept", "_room", "_source", "meter")
+    __slots__ = ("_gateway", "_kept", "_room", "_source", "closed", "meter")
 
     def __init__(self, gateway: Gateway, meter: Meter, source: Committed | CachedAnswer, keep: int) -> None:
         self.meter = meter
+        self.closed = False
         self._gateway = gateway
         self._source: Committed | CachedAnswer | None = source
         self._room = keep
@@ -84,6 +85,7 @@ class Answer:
     async def close(self) -> Outcome | None:
         """End the exchange and settle; the first call returns the outcome, a later one None."""
         meter = self.meter
+        self.closed = True
         if not meter.complete and meter.error is None:
             meter.error, meter.status = "client_disconnected", 499
         try:

@@ -23,5 +23,7 @@ class Trail(Struct):
 
     def note(self, deployment: Deployment, begun: float, now: float, error: str | None) -> None:
         """Add one attempt that ended at `now`, or came to its commit point then."""
-        started_ms, duration_ms = (begun - self.started) * 1000, (now - begun) * 1000
-        self.attempts.append(Attempt(deployment.id, round(started_ms, 2), round(duration_ms, 2), error))
+        # `round` takes four times as long as the arithmetic.
+        started_ms = int((begun - self.started) * 100_000 + 0.5) / 100
+        duration_ms = int((now - begun) * 100_000 + 0.5) / 100
+        self.attempts.append(Attempt(deployment.id, started_ms, duration_ms, error))

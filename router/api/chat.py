@@ -42,7 +42,8 @@ async def create_chat_completion(services: Services, call: Call, client: Client,
         try:
             await (_stream if request.stream else _whole)(answer, client, log)
         finally:
-            await _close(answer, log)
+            if not answer.closed:
+                await _close(answer, log)
     except ServiceError as error:
         log.setdefault("error", error.code)
         await answer_error(client, error)

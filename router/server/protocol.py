@@ -40,13 +40,27 @@ class DataPlaneProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._services: Services | None = app_state.get("services")
         self._exchange: DataPlaneExchange | None = None
+        self._idle_since: float | None = None
+
+    def on_message_begin(self) -> None:
+        """Begin a request; what ASGI wants to know of it is gathered once it is clear that it goes there."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def _leave_to_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        super().on_headers_complete()
 
     def on_headers_complete(self) -> None:
         """Take a data-plane request, or leave it to ASGI."""
         endpoint = _ROUTES.get(self.url)
         exchange = None if endpoint is None else self._taken(endpoint)
         if exchange is None:
-            super().on_headers_complete()
+            self._leave_to_asgi()
         else:
             self._exchange = self.cycle = exchange
 
@@ -81,8 +95,44 @@ class DataPlaneProtocol(HttpToolsProtocol):
         elif not exchange.response_complete:
             exchange.start(self.loop)
 
+    # A timer for each answer would be made only to be cancelled by the next request. One timer for the
+    # connection looks, whenever it fires, at how long the connection has really been idle.
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def on_response_complete(self) -> None:
+        """Serve the next request that has come already, or wait for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._look_after(self.timeout_keep_alive)
+
+    def _look_after(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if it has been idle for long enough."""
+        self.timeout_keep_alive_task = None
+        if self._idle_since is None:
+            return
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_after(left)
+        else:
+            super().timeout_keep_alive_handler()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop working for a client that has left."""
         if self._exchange is not None:
             self._exchange.lost()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
         super().connection_lost(exc)

@@ -15,8 +15,8 @@ from shared.errors import InvalidRequest
 
 __all__ = ["forwarded_body", "parse_chat"]
 
-_NO_ARRAY = (b"null", b"[]")
-_NO_OBJECT = (b"null", b"{}", b'{"type":"text"}')
+_CHAT_ONLY = frozenset({"chat"})
+_QUOTE, _BRACKET = b'"['
 _ATTACHMENTS = {
     "image_url": "vision",
     "image": "vision",
@@ -84,24 +84,26 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     except RecursionError as error:
         raise InvalidRequest("The request body is nested too deeply.") from error
     text_bytes, attachments, needs = _measure(fields.messages)
-    needs |= _needs(fields)
+    needs = _needs(fields, needs)
+    options = fields.stream_options
+    # By position: by name it takes twice as long.
     return InferenceRequest(
-        id=request_id,
-        endpoint="chat",
-        model=fields.model,
-        stream=bool(fields.stream),
-        body=body,
-        spans=spans,
-        caller=caller,
-        wishes=parse_wishes(headers, fields.router),
-        headers=headers,
-        usage_asked=fields.stream_options is not None and bool(fields.stream_options.include_usage),
-        deterministic=fields.temperature == 0 and fields.n in (None, 1),
-        max_tokens=fields.max_completion_tokens or fields.max_tokens,
-        choices=fields.n or 1,
-        text_bytes=text_bytes,
-        attachments=attachments,
-        needs=frozenset(needs),
+        request_id,
+        "chat",
+        fields.model,
+        bool(fields.stream),
+        body,
+        spans,
+        caller,
+        parse_wishes(headers, fields.router),
+        headers,
+        options is not None and bool(options.include_usage),  # usage_asked
+        fields.temperature == 0 and fields.n in (None, 1),  # deterministic
+        fields.max_completion_tokens or fields.max_tokens,
+        fields.n or 1,  # choices
+        text_bytes,
+        attachments,
+        needs,
     )
 
 
@@ -118,16 +120,19 @@ def _invalid_field(message: str) -> InvalidRequest:
     return InvalidRequest(f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.", param=param)
 
 
-def _measure(messages: list[_Message]) -> tuple[int, int, set[str]]:
+def _measure(messages: list[_Message]) -> tuple[int, int, frozenset[str]]:
     """Return the bytes of text, the number of attachments, and what the attachments need."""
     text = 0
     attachments = 0
-    needs: set[str] = set()
+    needs = _CHAT_ONLY
     for index, message in enumerate(messages):
-        content = bytes(message.content)
-        if content.startswith(b'"'):
-            text += len(content) - 2
-        elif content.startswith(b"["):
+        view = memoryview(message.content)
+        first = view[0]
+        if first == _QUOTE:
+            text += len(view) - 2
+            continue
+        content = bytes(view)
+        if first == _BRACKET:
             try:
                 parts = _PARTS.decode(content)
             except msgspec.ValidationError as error:
@@ -138,23 +143,22 @@ def _measure(messages: list[_Message]) -> tuple[int, int, set[str]]:
                 text += max(0, len(memoryview(part.text)) - 2)
                 if part.type in _ATTACHMENTS:
                     attachments += 1
-                    needs.add(_ATTACHMENTS[part.type])
+                    needs |= {_ATTACHMENTS[part.type]}
         elif content != b"null":
             param = f"messages[{index}].content"
             raise InvalidRequest(f"Invalid value for '{param}': expected a string or an array.", param=param)
     return text, attachments, needs
 
 
-def _needs(fields: _Chat) -> set[str]:
-    needs = {"chat"}
+def _needs(fields: _Chat, needs: frozenset[str]) -> frozenset[str]:
     if fields.tools or fields.functions:
-        needs.add("tools")
+        needs |= {"tools"}
     if fields.logprobs:
-        needs.add("logprobs")
+        needs |= {"logprobs"}
     if fields.response_format is not None:
         kind = bytes(fields.response_format.get("type", msgspec.Raw(b'"text"')))
         if kind != b'"text"':
-            needs.add("json_schema")
+            needs |= {"json_schema"}
     return needs
 
 
