@@ -10,11 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
@@ -27,8 +23,12 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import QueuePool
 
 import router.migrations
+from router.registry import schema
 
-__all__ = ["Database", "StoreError", "file_identity", "migrate", "migration_config", "open_database"]
+__all__ = ["MIGRATIONS", "Database", "StoreError", "file_identity", "migrate", "open_database"]
+
+MIGRATIONS = Path(next(iter(router.migrations.__path__)))
+"""The migrations travel inside the package."""
 
 _BUSY_TIMEOUT = 5.0
 _MIGRATION_TIMEOUT = 60.0
@@ -215,33 +215,39 @@ def _switch_to_wal(path: Path) -> None:
         connection.close()
 
 
-def migration_config() -> Config:
-    """Return Alembic's configuration; the migrations travel inside the package."""
-    config = Config()
-    folder = Path(next(iter(router.migrations.__path__)))
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    return config
-
-
 def migrate(database: Database) -> None:
     """Bring the schema to head; a second process that migrates at the same time waits.
+
+    Alembic is loaded only where there is something to migrate: it takes longer to import than the rest of
+    the registry and stays in memory. A new SQLite file gets the newest schema at once.
 
     Raises:
         StoreError: The migration failed (nothing was changed) or the schema is newer than this program.
     """
-    config = migration_config()
-    scripts = ScriptDirectory.from_config(config)
-    head = scripts.get_current_head()
+    known = sorted(path.name.partition("_")[0] for path in MIGRATIONS.glob("versions/[0-9]*.py"))
+    head = known[-1]
     with database.reading() as connection:
-        if MigrationContext.configure(connection).get_current_revision() == head:
+        if _schema_revision(connection) == head:
             return
     with database.writing() as connection:
         if database.path is None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        current = MigrationContext.configure(connection).get_current_revision()
+        current = _schema_revision(connection)
         if current == head:
             return
-        if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        if current is not None and current not in known:
             raise StoreError(f"The registry's schema {current} is newer than this program, which knows {head}.")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        if database.path is not None and not inspect(connection).get_table_names():
+            schema.create(connection, head)
+            return
+        from router.registry.migration import upgrade  # noqa: PLC0415 - see above
+
+        upgrade(connection)
+
+
+def _schema_revision(connection: Connection) -> str | None:
+    """Return where Alembic left the schema, or None where it never was."""
+    if not connection.dialect.has_table(connection, "alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return revision

@@ -13,6 +13,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Dialect,
     Float,
     ForeignKeyConstraint,
@@ -21,6 +22,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    insert,
+    text,
 )
 from sqlalchemy.types import TypeDecorator
 
@@ -29,6 +32,7 @@ __all__ = [
     "agents",
     "api_keys",
     "backends",
+    "create",
     "decisions",
     "deployments",
     "feedback",
@@ -221,3 +225,15 @@ feedback = Table(
     Column("comment", Text),
     Column("created_at", BigInteger, nullable=False),
 )
+
+
+def create(connection: Connection, revision: str) -> None:
+    """Create in an empty database what its migrations up to `revision` would have led to."""
+    metadata.create_all(connection)
+    connection.execute(insert(registry_state).values(id=1, revision=0))
+    connection.execute(
+        text(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL CONSTRAINT alembic_version_pkc PRIMARY KEY)"
+        )
+    )
+    connection.execute(text("INSERT INTO alembic_version (version_num) VALUES (:revision)"), {"revision": revision})

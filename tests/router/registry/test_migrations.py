@@ -7,25 +7,87 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
 import router.migrations
-from router.registry.database import migrate, migration_config, open_database
+from router.registry.database import migrate, open_database
+from router.registry.migration import migration_config, upgrade
 from router.registry.schema import metadata
 from router.registry.store import RegistryStore, open_store
 
 _FOLDER = Path(next(iter(router.migrations.__path__)))
 
 
-def test_migrations_lead_to_the_schema(store: RegistryStore) -> None:
+@pytest.fixture
+def migrated(store: RegistryStore) -> RegistryStore:
+    """A registry made by its migrations, one after the other."""
+    with store.database.writing() as connection:
+        command.downgrade(migration_config(connection), "base")
+        upgrade(connection)
+    return store
+
+
+def test_migrations_lead_to_the_schema(migrated: RegistryStore) -> None:
     """Migrating from nothing gives exactly the tables that the code uses."""
-    with store.database.reading() as connection:
+    with migrated.database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_a_new_registry_is_as_if_migrated(migrated: RegistryStore, tmp_path: Path) -> None:
+    """A new file, which no migration has touched, has the same tables, keys, indexes and rows."""
+    fresh = open_store(tmp_path / "fresh.db")
+    fresh.close()
+    assert migrated.database.path is not None
+    assert _described(tmp_path / "fresh.db") == _described(migrated.database.path)
+
+
+def test_head_is_what_alembic_says(store: RegistryStore) -> None:
+    """The file names alone tell the newest revision."""
+    head = ScriptDirectory.from_config(migration_config()).get_current_head()
+    with store.database.reading() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == head
+
+
+def test_an_older_registry_is_migrated(path: Path) -> None:
+    """A file at no revision that is not empty goes through the migrations, in one transaction."""
+    open_store(path).close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f'DROP TABLE "{name}"')
+        connection.execute("CREATE TABLE somebody_elses (id INTEGER)")
+    open_store(path).close()
+    assert _state(path) == ([("0001",)], [(1, 0)])
+
+
+def _described(path: Path) -> dict[str, list[Any]]:
+    """Return each table's columns, foreign keys, indexes and rows."""
+    with closing(sqlite3.connect(path)) as connection:
+
+        def told(query: str) -> list[Any]:
+            return sorted(row[1:] for row in connection.execute(query))
+
+        def index(name: str, unique: int, origin: str) -> tuple[Any, ...]:
+            # SQLite numbers the indexes that no name was given to.
+            return "" if "autoindex" in name else name, unique, origin, told(f"PRAGMA index_info({name})")
+
+        names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {
+            name: [
+                told(f"PRAGMA table_info({name})"),
+                told(f"PRAGMA foreign_key_list({name})"),
+                sorted(index(*row[:3]) for row in told(f"PRAGMA index_list({name})")),
+                connection.execute(f"SELECT * FROM {name}").fetchall(),
+            ]
+            for name in names
+        }
 
 
 def test_migrations_are_append_only() -> None:
@@ -40,10 +102,8 @@ def test_migrations_are_append_only() -> None:
 def test_migrations_go_back_and_forth(store: RegistryStore) -> None:
     """Every migration can be undone and done again."""
     with store.database.writing() as connection:
-        config = migration_config()
-        config.attributes["connection"] = connection
-        command.downgrade(config, "base")
-        command.upgrade(config, "head")
+        command.downgrade(migration_config(connection), "base")
+        upgrade(connection)
     assert store.revision() == 0
 
 
