@@ -9,7 +9,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -33,6 +32,7 @@ from router.health import HealthBoard
 from router.interfaces import BackendAdapter
 from router.metrics import RouterMetrics
 from router.outbox import Outbox
+from router.registry.asking import Asker
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
 from router.registry.discovery import Discovery, sources
@@ -104,13 +104,12 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
         )
         await state.connect()
         await _in_background(stack, catalog.run())
-        asking = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0, trust_env=False))
         named = sources(
             local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret
         )
         roster = AgentRoster(store)
         await _in_background(stack, roster.run())
-        await _in_background(stack, Discovery(named, store, asking, read_secret).run())
+        await _in_background(stack, Discovery(named, store, Asker(), read_secret).run())
         yield Services(
             gateway=gateway,
             catalog=catalog,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any
-
-import httpx
 
 from router.interfaces import Secrets
+from router.registry.asking import Asker, Refused
 from router.registry.listings import ListingKind, read_listing
 from router.registry.providers import PROVIDERS, Provider
-from router.registry.rows import FoundBackend
+from router.registry.rows import FoundBackend, FoundModel
 from router.registry.store import RegistryStore, StoreError
 
 __all__ = ["Discovery", "Source", "sources"]
@@ -24,7 +23,6 @@ _AGENT_EVERY = 5.0
 _EVERY = 60.0
 _RETRY = 2.0
 _REFUSED = (401, 403)
-_LARGEST = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +76,7 @@ class Discovery:
     Args:
         sources: Whom to ask.
         store: The registry.
-        client: Asks; its timeouts bound how long a source may take.
+        asker: Asks; its limits bound how long a source may take.
         secrets: The value of a named key.
         retry: Seconds before a source that failed is asked again.
         probe_every: Seconds between two looks at declared agents, for whether they take `messages`.
@@ -89,7 +87,7 @@ class Discovery:
         self,
         sources: Sequence[Source],
         store: RegistryStore,
-        client: httpx.AsyncClient,
+        asker: Asker,
         secrets: Secrets,
         *,
         retry: float = _RETRY,
@@ -98,7 +96,7 @@ class Discovery:
     ) -> None:
         self._sources = tuple(sources)
         self._store = store
-        self._client = client
+        self._asker = asker
         self._secrets = secrets
         self._retry = retry
         self._probe_every = probe_every
@@ -123,15 +121,14 @@ class Discovery:
     async def _keep(self, source: Source) -> None:
         while True:
             failure = await self._look(source)
-            refused = isinstance(failure, httpx.HTTPStatusError) and failure.response.status_code in _REFUSED
+            refused = isinstance(failure, Refused) and failure.status in _REFUSED
             # A key that is refused is still refused in two seconds, and providers count such tries.
             await self._sleep(source.every if failure is None or refused else min(self._retry, source.every))
 
     async def _look(self, source: Source) -> Exception | None:
         name = source.backend.name
         try:
-            payload = await self._ask(source.listing, self._headers(source))
-            models = read_listing(payload, source.kind, datetime.now(timezone.utc), source.provider)
+            models = await self._ask(source.listing, self._headers(source), source.kind, source.provider)
             talks = source.kind == "agent" and any("messages" in model.capabilities for model in models)
             backend = source.backend if not talks else _with_messages(source.backend)
             await asyncio.to_thread(self._store.replace_discovered, backend, models)
@@ -142,12 +139,12 @@ class Discovery:
         self._say(name, f"serves {len(ids)} models: {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}", logging.INFO)
         return None
 
-    async def _ask(self, url: str, headers: Mapping[str, str]) -> Any:
-        response = await self._client.get(url, headers=dict(headers))
-        response.raise_for_status()
-        if len(response.content) > _LARGEST:
-            raise ValueError("the answer is too large")
-        return response.json()
+    async def _ask(
+        self, url: str, headers: Mapping[str, str], kind: ListingKind, provider: Provider | None = None
+    ) -> tuple[FoundModel, ...]:
+        body = await self._asker.get(url, headers)
+        # In a thread: a provider's list is long, and the first look at prices loads their library.
+        return await asyncio.to_thread(_read, body, kind, provider)
 
     def _headers(self, source: Source) -> dict[str, str]:
         headers = {} if source.provider is None else dict(source.provider.headers)
@@ -200,15 +197,19 @@ class Discovery:
     async def _takes_messages(self, url: str, key: str | None) -> bool | None:
         """Return whether an agent takes `messages`; None where it does not answer."""
         try:
-            payload = await self._ask(f"{url}/v1/models", {} if key is None else {"authorization": f"Bearer {key}"})
-            models = read_listing(payload, "agent", datetime.now(timezone.utc))
-        except httpx.HTTPStatusError as error:
-            return False if error.response.status_code in (404, 405) else None
+            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            models = await self._ask(f"{url}/v1/models", headers, "agent")
+        except Refused as error:
+            return False if error.status in (404, 405) else None
         except ValueError:
             return False
         except Exception:  # noqa: BLE001 - an agent that is away is asked again
             return None
         return any("messages" in model.capabilities for model in models)
+
+
+def _read(body: bytes, kind: ListingKind, provider: Provider | None) -> tuple[FoundModel, ...]:
+    return tuple(read_listing(json.loads(body), kind, datetime.now(timezone.utc), provider))
 
 
 def _with_messages(backend: FoundBackend) -> FoundBackend:
@@ -219,8 +220,8 @@ def _with_messages(backend: FoundBackend) -> FoundBackend:
 
 def _reason(error: Exception) -> str:
     """Return why asking failed, in words that never hold a key."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"{error.request.url.host} answered {error.response.status_code}"
-    if isinstance(error, httpx.TimeoutException):
+    if isinstance(error, asyncio.TimeoutError):
         return "it does not answer in time"
+    if isinstance(error, Refused):
+        return str(error)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

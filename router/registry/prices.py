@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-
-from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import TieredPrices
+from typing import TYPE_CHECKING
 
 from router.types import Price
+
+if TYPE_CHECKING:
+    from genai_prices.types import TieredPrices
 
 __all__ = ["KnownModel", "look_up"]
 
@@ -37,6 +38,9 @@ def look_up(provider: str | None, model: str, at: datetime) -> KnownModel:
     """
     if provider is None:
         return KnownModel(Price(), None)
+    # The library and its data take eight megabytes, for nothing where no provider is asked.
+    from genai_prices.data_snapshot import get_snapshot  # noqa: PLC0415
+
     try:
         _, known = get_snapshot().find_provider_model(model, None, provider, None)
     except LookupError:
@@ -49,4 +53,4 @@ def look_up(provider: str | None, model: str, at: datetime) -> KnownModel:
 
 
 def _plain(price: Decimal | TieredPrices | None) -> Decimal | None:
-    return price.base if isinstance(price, TieredPrices) else price
+    return price if price is None or isinstance(price, Decimal) else price.base

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
 import pytest
 
+from router.registry.asking import Asker
 from router.registry.build import build_catalog
 from router.registry.catalog import Catalog
 from router.registry.discovery import Discovery, Source, sources
@@ -53,8 +53,7 @@ async def discovery(
     store: RegistryStore, named: list[Source], secrets: dict[str, str] | None = None, **options: Any
 ) -> AsyncIterator[Discovery]:
     """Yield a discovery that is not running."""
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
-        yield Discovery(named, store, client, (secrets or {}).get, **options)
+    yield Discovery(named, store, Asker(), (secrets or {}).get, **options)
 
 
 def named(secrets: dict[str, str] | None = None, agent: str | None = None, llmd: str | None = None) -> list[Source]:
