@@ -124,9 +124,9 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
         )
 
 
-def _transport(kind: str) -> Transport:
+def _transport(kind: str, outbox: Outbox) -> Transport:
     if kind == "lean":
-        return LeanTransport()
+        return LeanTransport(outbox=outbox)
     # httpx costs every start a tenth of its time and five megabytes, also where nobody has chosen it.
     from router.transport.general import HttpxTransport  # noqa: PLC0415
 

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection
-from sqlalchemy.dialects import postgresql
 
 from router.registry import schema
 from router.types import Attempt, Outcome
@@ -132,6 +131,8 @@ def insert_rows(connection: Connection, rows: Sequence[UsageRow]) -> None:
         _insert_quickly(connection, rows)
         return
     values = [_named(row) for row in rows]
+    from sqlalchemy.dialects import postgresql  # noqa: PLC0415 - its drivers take two megabytes, loaded or not used
+
     connection.execute(postgresql.insert(schema.usage).on_conflict_do_nothing(), values)
 
 
