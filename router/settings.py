@@ -98,6 +98,22 @@ class RouterSettings(BaseSettings):
         gt=0,
         description="Milliseconds that a request may wait for Redis.",
     )
+    otel_endpoint: str | None = Field(
+        None,
+        validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
+        pattern=r"^https?://[^/\s]",
+        description="Base URL of an OpenTelemetry collector (OTLP over HTTP) to trace to; unset: no tracing.",
+    )
+    otel_service_name: str = Field(
+        "inference-router", validation_alias="OTEL_SERVICE_NAME", description="The router's name in traces."
+    )
+    otel_sample_ratio: float = Field(
+        1.0,
+        validation_alias="OTEL_TRACES_SAMPLER_ARG",
+        ge=0,
+        le=1,
+        description="Share of requests that are traced where the caller's `traceparent` has not decided.",
+    )
     drain_seconds: int = Field(
         30, validation_alias="ROUTER_DRAIN_SECONDS", ge=0, description="Seconds that open answers get at shutdown."
     )

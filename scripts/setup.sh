@@ -25,7 +25,7 @@ die() { say "$*"; exit 1; }
 
 case "$only" in
     "") packages=(-e '.[local-agent,embedded-redis]' -r requirements-dev.txt) ;;
-    router) packages=('.[postgres]') ;;
+    router) packages=('.[otel,postgres]') ;;
     local-agent) packages=('.[local-agent]') ;;
     *) die "--only takes router or local-agent, not $only" ;;
 esac

@@ -42,7 +42,7 @@ class Service:
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without any of the project's settings, plus `extra`."""
-    ours = ("ROUTER_", "LOCAL_AGENT_", "EXTERNAL_", "LLMD_", "SQLITE_", "REDIS_", "DATABASE_")
+    ours = ("ROUTER_", "LOCAL_AGENT_", "EXTERNAL_", "LLMD_", "SQLITE_", "REDIS_", "DATABASE_", "OTEL_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}  # noqa: TID251
     return {**kept, **extra}
 
