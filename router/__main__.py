@@ -16,6 +16,7 @@ from router.registry.manifest import InvalidManifest, load_manifest
 from router.registry.store import open_store
 from router.server.protocol import DataPlaneProtocol
 from router.settings import RouterSettings
+from router.tracing import TracingUnavailable, require_tracing
 from shared.logs import logging_to_stderr
 
 __all__ = ["main"]
@@ -32,6 +33,11 @@ def check_start(settings: RouterSettings) -> None:
         StartError: The registry or the manifest cannot be used, the address is taken, or the
             router would be open to the network.
     """
+    if settings.otel_endpoint is not None:
+        try:
+            require_tracing()
+        except TracingUnavailable as error:
+            raise StartError(str(error)) from error
     try:
         store = open_store(settings.database_url or settings.sqlite_db_path)
     except StoreError as error:
