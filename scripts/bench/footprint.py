@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import socket
 import statistics
@@ -53,6 +54,7 @@ class _Tiny(BaseHTTPRequestHandler):
     """Answers every POST with one short completion."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet: the second of two would wait for an acknowledgement
 
     def do_POST(self) -> None:
         """Answer."""
@@ -198,10 +200,16 @@ def installed_bytes(site_packages: Path) -> tuple[int, int]:
 
 def _install() -> tuple[int, int]:
     """Install the router alone into a clean environment and return what it takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        venv.create(folder, with_pip=True)
-        subprocess.run([f"{folder}/bin/pip", "install", "--quiet", str(ROOT)], check=True)
-        (site_packages,) = Path(folder).glob("lib/python*/site-packages")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv.create(folder / "venv", with_pip=True)
+        # From a copy: building leaves files behind that would be part of the next build.
+        for package in ("router", "shared", "local_agent"):
+            shutil.copytree(ROOT / package, folder / "source" / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / file, folder / "source" / file)
+        subprocess.run([folder / "venv/bin/pip", "install", "--quiet", folder / "source"], check=True)
+        (site_packages,) = (folder / "venv").glob("lib/python*/site-packages")
         return installed_bytes(site_packages)
 
 
