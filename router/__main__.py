@@ -17,6 +17,7 @@ from router.registry.store import open_store
 from router.server.protocol import DataPlaneProtocol
 from router.settings import RouterSettings
 from router.tracing import TracingUnavailable, require_tracing
+from shared.collector import calm_collector
 from shared.logs import logging_to_stderr
 
 __all__ = ["main"]
@@ -80,8 +81,10 @@ def main() -> int:
         print(f"router: {error}", file=sys.stderr)
         return 2
     with logging_to_stderr(settings.log_level, "router.access") as access:
+        app = create_app(settings, access=access) if settings.workers == 1 else "router.main:create_app"
+        calm_collector()
         uvicorn.run(
-            create_app(settings, access=access) if settings.workers == 1 else "router.main:create_app",
+            app,
             factory=settings.workers > 1,
             workers=settings.workers,
             host=settings.host,
