@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop, heappush
 from types import MappingProxyType
-
-from msgspec import structs
 
 from router.types import Breaker, Deployment, DeploymentHealth
 from shared.errors import ServiceError, UpstreamError, UpstreamOverloaded, UpstreamRateLimited, UpstreamUnauthorized
@@ -23,17 +21,51 @@ _MEMORY = 60.0
 away for its slowness would never be measured again."""
 _LONGEST = 3600.0
 """The most seconds that a backend may ask to be left alone."""
+_BACKLOG = 16_384
+"""Changes that are remembered at least; who is further behind looks at every deployment."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
 class _Record:
-    public: DeploymentHealth = field(default_factory=DeploymentHealth)
-    failures: int = 0
-    open_until: float | None = None
-    """None while closed; once it has passed, one request may probe."""
-    probe: int | None = None
-    """The ticket of the request that probes."""
+    """One deployment's state, changed in place: three calls a request cannot afford a new value each."""
+
+    __slots__ = (
+        "available",
+        "failure_rate",
+        "failures",
+        "first_token_ms",
+        "id",
+        "in_flight",
+        "logged",
+        "open_until",
+        "probe",
+        "reason",
+        "sampled",
+        "timed",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.id = name
+        self.available = True
+        self.reason = ""
+        self.in_flight = 0
+        self.first_token_ms: float | None = None
+        self.failure_rate = 0.0
+        self.failures = 0
+        self.open_until: float | None = None
+        """None while closed; once it has passed, one request may probe."""
+        self.probe: int | None = None
+        """The ticket of the request that probes."""
+        self.sampled = 0.0
+        """When the averages had their last sample."""
+        self.timed = False
+        """Whether a timer waits to forget the averages."""
+        self.logged = 0
+        """The revision under which the last change was logged."""
+
+    def publish(self) -> DeploymentHealth:
+        """Return a frozen copy of what others may know."""
+        return DeploymentHealth(self.available, self.reason, self.in_flight, self.first_token_ms, self.failure_rate)
 
 
 class HealthBoard:
@@ -44,6 +76,10 @@ class HealthBoard:
     good answer closes it, a bad one opens it again. What requests from before the opening come to
     during the cooldown does not close it.
 
+    It is also a `HealthFeed`: every change gets a revision and enters a bounded log, so that a
+    reader that comes back looks only at what changed. A deployment that changes several times
+    between two readings is logged once.
+
     Args:
         clock: Monotonic seconds.
     """
@@ -51,26 +87,39 @@ class HealthBoard:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._records: dict[str, _Record] = {}
-        self._public: dict[str, DeploymentHealth] = {}
-        self._open: dict[str, float] = {}
-        self._sampled: OrderedDict[str, float] = OrderedDict()
+        self._resting: dict[str, _Record] = {}
+        """Open breakers whose cooldown nobody has seen end."""
+        self._timers: list[tuple[float, str]] = []
+        """A heap of when to look whether a deployment's averages are too old."""
+        self._due = math.inf
+        """When time alone changes something; nothing does before."""
         self._tickets = 0
-        self._view: Mapping[str, DeploymentHealth] = MappingProxyType(self._public)
+        self._log: list[_Record] = []
+        self._dropped = 0
+        self._revision = 0
+        self._read = 0
+        """The revision that some reader has seen."""
 
     def snapshot(self) -> Mapping[str, DeploymentHealth]:
-        """Return the health of every deployment tried so far; valid until the next await."""
-        now = self._clock()
-        for name, until in list(self._open.items()):
-            if until <= now:
-                del self._open[name]
-                self._publish(name, available=True, reason="")
-        while self._sampled:
-            name, sampled = next(iter(self._sampled.items()))
-            if sampled + _MEMORY > now:
-                break
-            del self._sampled[name]
-            self._publish(name, first_token_ms=None, failure_rate=0.0)
-        return self._view
+        """Return the health of every deployment tried so far, at this moment."""
+        if self._clock() >= self._due:
+            self._expire(self._clock())
+        return MappingProxyType({name: record.publish() for name, record in self._records.items()})
+
+    def news(self, since: int, most: int) -> tuple[int, Sequence[_Record] | None]:
+        """Return the number of the last change, and what changed after the change `since`; see `HealthFeed`."""
+        if self._clock() >= self._due:
+            self._expire(self._clock())
+        revision = self._read = self._revision
+        if revision == since:
+            return revision, ()
+        if since < self._dropped or revision - since > most:
+            return revision, None
+        return revision, self._log[since - self._dropped :]
+
+    def state(self, deployment: str) -> _Record | None:
+        """Return the state of a deployment, or None where it was never tried. It changes in place."""
+        return self._records.get(deployment)
 
     def begin(self, deployment: Deployment) -> int:
         """Note that a request goes out to a deployment.
@@ -78,14 +127,15 @@ class HealthBoard:
         Returns:
             The request's ticket, for `end`.
         """
-        record = self._record(deployment.id)
+        record = self._records.get(deployment.id) or self._record(deployment.id)
         self._tickets += 1
-        changes: dict[str, object] = {"in_flight": record.public.in_flight + 1}
+        record.in_flight += 1
         if record.open_until is not None and record.probe is None and record.open_until <= self._clock():
             record.probe = self._tickets
-            self._open.pop(deployment.id, None)
-            changes |= {"available": False, "reason": "a probe is under way"}
-        self._publish(deployment.id, **changes)
+            record.available, record.reason = False, "a probe is under way"
+            self._resting.pop(record.id, None)
+        if record.logged <= self._read:
+            self._note(record)
         return self._tickets
 
     def end(self, deployment: Deployment, ticket: int | None = None) -> None:
@@ -96,13 +146,15 @@ class HealthBoard:
             ticket: What `begin` returned; without it the request is taken for the probe, if one
                 is under way.
         """
-        record = self._record(deployment.id)
-        changes: dict[str, object] = {"in_flight": max(0, record.public.in_flight - 1)}
-        if record.probe is not None and ticket in (None, record.probe):
+        record = self._records.get(deployment.id) or self._record(deployment.id)
+        if record.in_flight:
+            record.in_flight -= 1
+        if record.probe is not None and (ticket is None or ticket == record.probe):
             # Neither a success nor a failure was told: the client left. Let the next request probe.
             record.probe = None
-            changes |= {"available": True, "reason": ""}
-        self._publish(deployment.id, **changes)
+            record.available, record.reason = True, ""
+        if record.logged <= self._read:
+            self._note(record)
 
     def succeed(self, deployment: Deployment, first_token_ms: float | None) -> None:
         """Note a good answer; closes the breaker.
@@ -111,13 +163,21 @@ class HealthBoard:
             deployment: Where it came from.
             first_token_ms: How long its first token took; None where only the whole answer shows.
         """
-        self.settle_probe(deployment)
-        public = self._record(deployment.id).public
-        averages = {"failure_rate": public.failure_rate * (1 - _ALPHA)}
+        record = self._records.get(deployment.id) or self._record(deployment.id)
+        if record.open_until is None:
+            record.failures = 0
+        else:
+            self.settle_probe(deployment)
+        if record.failure_rate:
+            record.failure_rate *= 1 - _ALPHA
         if first_token_ms is not None:
-            old = public.first_token_ms
-            averages["first_token_ms"] = first_token_ms if old is None else old + _ALPHA * (first_token_ms - old)
-        self._sample(deployment.id, **averages)
+            old = record.first_token_ms
+            record.first_token_ms = first_token_ms if old is None else old + _ALPHA * (first_token_ms - old)
+        record.sampled = self._clock()
+        if not record.timed:
+            self._time(record)
+        if record.logged <= self._read:
+            self._note(record)
 
     def fail(self, deployment: Deployment, error: ServiceError) -> None:
         """Note a failed attempt; only faults of the upstream count against it.
@@ -131,11 +191,14 @@ class HealthBoard:
             return
         record = self._record(deployment.id)
         record.failures += 1
-        rate = record.public.failure_rate
-        self._sample(deployment.id, failure_rate=rate + _ALPHA * (1 - rate))
+        record.failure_rate += _ALPHA * (1 - record.failure_rate)
+        record.sampled = self._clock()
+        if not record.timed:
+            self._time(record)
+        self._note(record)
         breaker = deployment.backend.breaker
         if not breaker.enabled:
-            self._close(deployment.id, record)
+            self._close(record)
             return
         wait = self._cooldown(record, breaker, error)
         if wait is None:
@@ -143,8 +206,9 @@ class HealthBoard:
         newly = record.open_until is None
         record.open_until = max(self._clock() + wait, record.open_until or 0.0)
         record.probe = None
-        self._open[deployment.id] = record.open_until
-        self._publish(deployment.id, available=False, reason=f"breaker open after {error.code}")
+        record.available, record.reason = False, f"breaker open after {error.code}"
+        self._resting[record.id] = record
+        self._due = min(self._due, record.open_until)
         if newly or isinstance(error, UpstreamUnauthorized):
             fields = {"deployment": deployment.id, "error": error.message, "seconds": round(wait, 1)}
             _log.warning("deployment is left alone", extra={"fields": fields})
@@ -156,12 +220,13 @@ class HealthBoard:
             if record.open_until > self._clock():
                 return  # a request from before the opening; the backend asked for, or needs, its rest
             _log.info("deployment is back", extra={"fields": {"deployment": deployment.id}})
-        self._close(deployment.id, record)
+        self._close(record)
 
-    def _close(self, name: str, record: _Record) -> None:
+    def _close(self, record: _Record) -> None:
         record.failures, record.open_until, record.probe = 0, None, None
-        self._open.pop(name, None)
-        self._publish(name, available=True, reason="")
+        record.available, record.reason = True, ""
+        self._resting.pop(record.id, None)
+        self._note(record)
 
     def _cooldown(self, record: _Record, breaker: Breaker, error: ServiceError) -> float | None:
         """Return how long to leave the deployment alone, or None to keep it."""
@@ -172,14 +237,43 @@ class HealthBoard:
         return wait
 
     def _record(self, name: str) -> _Record:
-        return self._records.setdefault(name, _Record())
+        record = self._records.get(name)
+        if record is None:
+            record = self._records[name] = _Record(name)
+        return record
 
-    def _sample(self, name: str, **averages: float) -> None:
-        self._sampled[name] = self._clock()
-        self._sampled.move_to_end(name)
-        self._publish(name, **averages)
+    def _note(self, record: _Record) -> None:
+        """Log that a record has changed, unless it is logged already and nobody has read that."""
+        if record.logged > self._read:
+            return
+        self._revision += 1
+        record.logged = self._revision
+        self._log.append(record)
+        if len(self._log) >= 2 * _BACKLOG:
+            del self._log[:_BACKLOG]
+            self._dropped += _BACKLOG
 
-    def _publish(self, name: str, **changes: object) -> None:
-        record = self._record(name)
-        record.public = structs.replace(record.public, **changes)
-        self._public[name] = record.public
+    def _time(self, record: _Record) -> None:
+        """Look at a record's averages when its newest sample, as it is now, is too old."""
+        record.timed = True
+        heappush(self._timers, (record.sampled + _MEMORY, record.id))
+        self._due = min(self._due, record.sampled + _MEMORY)
+
+    def _expire(self, now: float) -> None:
+        """Make the changes that time brings: cooldowns end, averages are forgotten."""
+        for record in list(self._resting.values()):
+            if record.open_until is not None and record.open_until <= now:
+                del self._resting[record.id]
+                record.available, record.reason = True, ""
+                self._note(record)
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            record = self._records[heappop(timers)[1]]
+            if record.sampled + _MEMORY > now:
+                self._time(record)
+                continue
+            record.timed = False
+            record.first_token_ms, record.failure_rate = None, 0.0
+            self._note(record)
+        rests = (record.open_until for record in self._resting.values() if record.open_until is not None)
+        self._due = min(min(rests, default=math.inf), timers[0][0] if timers else math.inf)

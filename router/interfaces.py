@@ -25,9 +25,12 @@ __all__ = [
     "Health",
     "Reply",
     "Route",
+    "HealthFeed",
+    "HealthState",
     "Scorer",
     "Secrets",
     "StateStore",
+    "TrackedHealth",
     "Transport",
     "UsageSink",
 ]
@@ -111,6 +114,42 @@ class Decoder(Protocol):
         Raises:
             UpstreamError: The body ended before the answer did, or is none.
         """
+        ...
+
+
+class HealthState(Protocol):
+    """What is known of a deployment; a `DeploymentHealth` that may change in place."""
+
+    @property
+    def available(self) -> bool: ...  # noqa: D102 - as in DeploymentHealth
+    @property
+    def in_flight(self) -> int: ...  # noqa: D102
+    @property
+    def first_token_ms(self) -> float | None: ...  # noqa: D102
+    @property
+    def failure_rate(self) -> float: ...  # noqa: D102
+
+
+class TrackedHealth(HealthState, Protocol):
+    """The state of a deployment that is known by its id."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+
+
+class HealthFeed(Protocol):
+    """What is known of deployments, and what of it is new to a reader that comes back."""
+
+    def news(self, since: int, most: int) -> tuple[int, Sequence[TrackedHealth] | None]:
+        """Return the number of the last change, and what changed after the change `since`, some perhaps twice.
+
+        Where that is more than `most`, or no longer known, the reader gets None and looks at everybody.
+        A number of -1 stands for a reader that knows nothing yet.
+        """
+        ...
+
+    def state(self, deployment: str) -> TrackedHealth | None:
+        """Return the state of a deployment, or None where it was never tried; one object for good."""
         ...
 
 

@@ -243,6 +243,54 @@ def test_health_snapshots_are_read_only_and_records_frozen() -> None:
     assert before.failure_rate == 0
 
 
+def test_news_tells_each_change_once_to_a_reader_that_keeps_up() -> None:
+    """A deployment that changed several times between two readings is told once, an unchanged one not at all."""
+    board = Board()
+    start, changed = board.board.news(-1, 10)
+    assert changed is None, "a reader that knows nothing looks at everybody"
+    other = make_deployment("n@b", board.deployment.backend)
+    board.attempt()
+    board.board.begin(other)
+    now, changed = board.board.news(start, 10)
+    assert changed is not None
+    assert [state.id for state in changed] == ["m@b", "n@b"]
+    assert board.board.news(now, 10) == (now, ())
+    board.attempt()
+    _, changed = board.board.news(now, 10)
+    assert changed is not None
+    assert [state.id for state in changed] == ["m@b"]
+    assert board.board.state("m@b") is changed[0]
+    assert board.board.state("x@b") is None
+
+
+def test_news_tells_what_time_alone_changes() -> None:
+    """The end of a cooldown and the forgetting of averages are news."""
+    board = Board()
+    board.attempt(UpstreamUnauthorized("key"))
+    now, _ = board.board.news(-1, 10)
+    for seconds, available, rate in ((10, True, True), (50, True, False)):
+        board.clock.now += seconds - 0.1
+        assert board.board.news(now, 10) == (now, ())
+        board.clock.now += 0.1
+        now, changed = board.board.news(now, 10)
+        assert changed is not None
+        assert [(state.id, state.available, state.failure_rate > 0) for state in changed] == [("m@b", available, rate)]
+
+
+def test_news_of_long_ago_are_forgotten() -> None:
+    """The log is bounded; a reader that is too far behind, or says so, looks at everybody."""
+    board = Board()
+    for _ in range(100_000):
+        ticket = board.board.begin(board.deployment)
+        now, _ = board.board.news(0, 10)
+        board.board.end(board.deployment, ticket)
+    assert board.board.news(0, 10**9) == (now + 1, None)
+    assert board.board.news(now - 20, 10) == (now + 1, None)
+    _, changed = board.board.news(now - 5, 10)
+    assert changed is not None
+    assert len(changed) == 6
+
+
 class HealthMachine(RuleBasedStateMachine):
     """Any interleaving of requests, results and time over two deployments."""
 
@@ -254,6 +302,8 @@ class HealthMachine(RuleBasedStateMachine):
         self.deployments = [make_deployment("m@b", backend), make_deployment("n@b", backend)]
         self.flying: list[tuple[Deployment, int]] = []
         self.rests: dict[str, float] = {}
+        self.read = -1
+        self.known: dict[str, DeploymentHealth] = {}
 
     @rule(which=st.integers(0, 1))
     def begin(self, which: int) -> None:
@@ -299,6 +349,16 @@ class HealthMachine(RuleBasedStateMachine):
         for deployment in self.deployments:
             flying = sum(one is deployment for one, _ in self.flying)
             assert snapshot.get(deployment.id, DeploymentHealth()).in_flight == flying
+
+    @invariant()
+    def tells_all_news(self) -> None:
+        """What a reader knows of old and the news come to what the board says now."""
+        self.read, changed = self.board.news(self.read, 10)
+        for deployment in self.deployments:
+            state = self.board.state(deployment.id)
+            if state is not None and (changed is None or state in changed):
+                self.known[deployment.id] = state.publish()
+        assert self.known == dict(self.board.snapshot())
 
     @invariant()
     def honours_every_rest(self) -> None:
