@@ -5,7 +5,7 @@ Those that every request makes anew are msgspec structs, which cost a tenth of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
@@ -289,7 +289,8 @@ class Decision(Struct, frozen=True):
     id: str
     asked: str
     policy: str | None
-    ranking: tuple[Candidate, ...]
+    ranking: Iterable[Candidate]
+    """In the order to try them; false where there is none."""
     rejections: tuple[Rejection, ...]
     features: Features
     seed: int

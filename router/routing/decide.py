@@ -1,4 +1,8 @@
-"""decide(): filters, then scorers, then a ranking; pure and the same for the same inputs."""
+"""decide(): filters, then scorers, then a ranking of everybody; pure and the same for the same inputs.
+
+It looks at every deployment and says everything: who may answer, who may not and why. Requests are
+routed by `router.routing.plan`, which comes to the same ranking without looking at everybody.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from router.interfaces import Health
+from router.interfaces import Filter, Health
 from router.routing.estimates import estimate_cost
-from router.routing.filters import FILTERS
-from router.routing.scorers import SCORERS
+from router.routing.filters import LIVE_FILTERS, STATIC_FILTERS
+from router.routing.scorers import LIVE_SCORERS, STATIC_SCORERS
+from router.routing.weights import DEFAULT_WEIGHTS, level_of, shares_of
 from router.types import Candidate, Decision, DeploymentHealth, Features, Model, Rejection
 from shared.errors import ContextLengthExceeded, NoCandidate, ServiceError
 
 __all__ = ["DEFAULT_WEIGHTS", "decide", "no_candidate"]
 
-DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType({"quality": 0.5, "cost": 0.3, "latency": 0.2, "affinity": 0.1})
 _UNTRIED = DeploymentHealth()
-_STEP = 0.02
-"""Scores closer than this count as equal, and weights and chance balance between them."""
 
 
 def decide(
@@ -56,37 +58,65 @@ def decide(
     ranking: list[Candidate] = []
     rejections: list[Rejection] = []
     seen: set[str] = set()
+    shares = shares_of(weights)
     for group in (models, *([model] for model in fallbacks)):
-        candidates: list[Candidate] = []
+        candidates = []
         for model in group:
             for deployment in model.deployments:
-                if deployment.id in seen:
-                    continue
-                seen.add(deployment.id)
-                state = health.get(deployment.id, _UNTRIED)
-                for name, reject in FILTERS:
-                    if reason := reject(features, model, deployment, state):
-                        rejections.append(Rejection(deployment.id, name, reason))
-                        break
-                else:
+                if deployment.id not in seen:
+                    seen.add(deployment.id)
                     cost = estimate_cost(features, deployment)
                     candidates.append(Candidate(model, deployment, estimated_cost_usd=cost))
-        ranking += _rank(_score(candidates, features, health, weights), seed)
+        candidates = _filter(candidates, STATIC_FILTERS, features, health, rejections)
+        ids = [candidate.deployment.id for candidate in candidates]
+        fixed = {
+            name: dict(zip(ids, scorer(features, candidates, health), strict=True))
+            for name, scorer in STATIC_SCORERS.items()
+            if name in shares
+        }
+        candidates = _filter(candidates, LIVE_FILTERS, features, health, rejections)
+        ranking += _rank(_score(candidates, fixed, features, health, shares), seed)
     rejections.sort(key=lambda rejection: rejection.deployment)
     return Decision(id, asked, policy, tuple(ranking), tuple(rejections), features, seed, catalog_version)
 
 
+def _filter(
+    candidates: list[Candidate],
+    filters: Sequence[tuple[str, Filter]],
+    features: Features,
+    health: Health,
+    rejections: list[Rejection],
+) -> list[Candidate]:
+    """Return the candidates that pass, and add a rejection for each other one."""
+    passed = []
+    for candidate in candidates:
+        deployment = candidate.deployment
+        state = health.get(deployment.id, _UNTRIED)
+        for name, reject in filters:
+            if reason := reject(features, candidate.model, deployment, state):
+                rejections.append(Rejection(deployment.id, name, reason))
+                break
+        else:
+            passed.append(candidate)
+    return passed
+
+
 def _score(
-    candidates: list[Candidate], features: Features, health: Health, weights: Mapping[str, float]
+    candidates: list[Candidate],
+    fixed: Mapping[str, Mapping[str, float]],
+    features: Features,
+    health: Health,
+    shares: Mapping[str, float],
 ) -> list[Candidate]:
     """Return the candidates with their scores: the mean of the scorers, weighted."""
-    counted = {name: weight for name, weight in weights.items() if weight > 0 and name in SCORERS}
-    total = math.fsum(counted.values()) or 1.0
-    columns = {name: SCORERS[name](features, candidates, health) for name in counted}
+    live = {name: scorer(features, candidates, health) for name, scorer in LIVE_SCORERS.items() if name in shares}
     scored = []
     for row, candidate in enumerate(candidates):
-        scores = {name: column[row] for name, column in columns.items()}
-        score = math.fsum(counted[name] * value for name, value in scores.items()) / total
+        scores = {name: column[candidate.deployment.id] for name, column in fixed.items()}
+        scores |= {name: column[row] for name, column in live.items()}
+        score = 0.0
+        for name, share in shares.items():  # added up in this order everywhere, so that rounding is the same
+            score += share * scores[name]
         scored.append(
             Candidate(
                 candidate.model,
@@ -102,7 +132,7 @@ def _score(
 def _rank(candidates: list[Candidate], seed: int) -> list[Candidate]:
     return sorted(
         candidates,
-        key=lambda c: (c.deployment.priority, -round(c.score / _STEP), -_lot(seed, c), c.deployment.id),
+        key=lambda c: (c.deployment.priority, -level_of(c.score), -_lot(seed, c), c.deployment.id),
     )
 
 

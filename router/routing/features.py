@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import TypeVar
 
 from router.types import Constraints, Features, InferenceRequest, Privacy
 
@@ -13,6 +14,7 @@ BYTES_PER_TOKEN = 4
 MOST_BYTES_PER_TOKEN = 16
 """Ordinary text does not get above this, so `bytes / 16` is a safe lower bound."""
 TOKENS_PER_ATTACHMENT = 1000
+_Amount = TypeVar("_Amount", int, Decimal)
 _STRICTNESS: dict[Privacy, int] = {"any": 0, "cluster": 1, "local": 2}
 
 
@@ -29,7 +31,7 @@ def extract_features(request: InferenceRequest, constraints: Constraints) -> Fea
         choices=request.choices,
         privacy=strictest(wishes.privacy, constraints.privacy),
         max_cost_usd=_least(wishes.max_cost_usd, constraints.max_cost_usd),
-        first_token_ms=_least_int(wishes.first_token_ms, constraints.first_token_ms),
+        first_token_ms=_least(wishes.first_token_ms, constraints.first_token_ms),
         session=wishes.session,
     )
 
@@ -39,11 +41,7 @@ def strictest(a: Privacy, b: Privacy) -> Privacy:
     return a if _STRICTNESS[a] >= _STRICTNESS[b] else b
 
 
-def _least(a: Decimal | None, b: Decimal | None) -> Decimal | None:
-    known = [value for value in (a, b) if value is not None]
-    return min(known) if known else None
-
-
-def _least_int(a: int | None, b: int | None) -> int | None:
-    known = [value for value in (a, b) if value is not None]
-    return min(known) if known else None
+def _least(a: _Amount | None, b: _Amount | None) -> _Amount | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return min(a, b)

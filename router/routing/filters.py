@@ -6,7 +6,7 @@ from router.interfaces import Filter
 from router.routing.estimates import estimate_cost
 from router.types import Deployment, DeploymentHealth, Features, Model
 
-__all__ = ["FILTERS"]
+__all__ = ["FILTERS", "LIVE_FILTERS", "STATIC_FILTERS"]
 
 _TIER_REACH = {"local": ("local",), "cluster": ("local", "cluster"), "any": ("local", "cluster", "external")}
 _AGENT_CAPABILITIES = frozenset({"chat", "completions", "messages", "prefill"})
@@ -72,13 +72,17 @@ def latency(features: Features, _model: Model, _deployment: Deployment, state: D
     return f"first token comes after about {state.first_token_ms:.0f} ms, the limit is {features.first_token_ms} ms"
 
 
-FILTERS: tuple[tuple[str, Filter], ...] = (
-    ("privacy", privacy),
-    ("capability", capability),
+STATIC_FILTERS: tuple[tuple[str, Filter], ...] = (("privacy", privacy), ("capability", capability))
+"""They look at the registry and the kind of request only: the same for many requests."""
+
+LIVE_FILTERS: tuple[tuple[str, Filter], ...] = (
     ("context", context),
     ("health", health),
     ("concurrency", concurrency),
     ("cost", cost),
     ("latency", latency),
 )
+"""They look at this very request, or at what is known of the deployment now."""
+
+FILTERS = STATIC_FILTERS + LIVE_FILTERS
 """Hard constraints first: the first reason found is the one that a rejection tells."""

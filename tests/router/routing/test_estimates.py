@@ -5,9 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from router.routing.estimates import estimate_cost
+from router.routing.estimates import blended_price, estimate_cost, proportional, token_mix
 from router.types import Price, Usage
 from tests.router.routing.worlds import CHEAP, FEATURES
 from tests.support.nouns import make_deployment
@@ -32,3 +34,30 @@ def test_price_charges_cached_tokens_once() -> None:
     million = Decimal(1_000_000)
     assert Price(Decimal(1), Decimal("0.5"), Decimal(3)).cost(usage) == Decimal(14) / million
     assert Price(Decimal(1), None, Decimal(3)).cost(usage) == Decimal(16) / million
+
+
+@given(st.integers(0, 10**7), st.none() | st.integers(1, 10**6), st.integers(1, 8))
+def test_token_mix_is_the_ratio_in_octaves(prompt: int, most: int | None, choices: int) -> None:
+    """The ratio that a mix stands for is within half an octave of the true one, or at the end of the scale."""
+    mix = token_mix(replace(FEATURES, prompt_tokens=prompt, max_tokens=most, choices=choices))
+    ratio = (most or 500) * choices / max(1, prompt)
+    if -6 < mix < 6:
+        assert 2.0 ** (mix - 1) <= ratio < 2.0**mix
+    else:
+        assert mix == (6 if ratio > 1 else -6)
+
+
+def test_blended_price_weighs_output_by_the_mix() -> None:
+    """The more is answered for what is asked, the more the price of output counts."""
+    assert blended_price(Price(Decimal(3)), 0) is None
+    even = blended_price(CHEAP, 0)
+    long = blended_price(CHEAP, 6)
+    assert even == pytest.approx(1 + 2 * 2**-0.5)
+    assert long == pytest.approx(1 + 2 * 2**5.5)
+
+
+def test_prices_are_proportional_where_no_mix_changes_their_order() -> None:
+    """Free and unknown prices fit any others."""
+    twice = Price(Decimal(2), None, Decimal(4))
+    assert proportional([CHEAP, twice, Price(), Price(Decimal(0), None, Decimal(0))])
+    assert not proportional([CHEAP, Price(Decimal(1), None, Decimal(3))])

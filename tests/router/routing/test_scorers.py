@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
 
 import pytest
@@ -10,15 +11,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from router.routing.scorers import SCORERS
-from router.types import Candidate, DeploymentHealth
+from router.routing.scorers.affinity import Ring
+from router.types import Candidate, DeploymentHealth, Price
 from tests.router.routing.worlds import FEATURES
 from tests.support.nouns import make_deployment, make_model
 
 
 def candidate(name: str = "m@b", cost: Decimal | None = None, weight: float = 1.0, **quality: float) -> Candidate:
-    """A candidate."""
-    deployment = make_deployment(name, weight=weight)
-    return Candidate(make_model(deployment.model, deployment, quality=quality), deployment, estimated_cost_usd=cost)
+    """A candidate; `cost` is its price for input and for output."""
+    deployment = make_deployment(name, weight=weight, price=Price(cost, None, cost))
+    return Candidate(make_model(deployment.model, deployment, quality=quality), deployment)
 
 
 def scores(name: str, *candidates: Candidate, session: str | None = None, **health: DeploymentHealth) -> list[float]:
@@ -103,3 +105,23 @@ def test_affinity_gives_a_session_one_home() -> None:
     assert scores("affinity", *reversed(candidates), session="s") == there[::-1]
     assert scores("affinity", *candidates) == [0.0] * 5
     assert scores("affinity", session="s") == []
+
+
+@given(st.sets(st.text("abcdef", min_size=1, max_size=4), min_size=1, max_size=30), st.text(max_size=5))
+def test_ring_finds_the_homes_that_the_scorer_names(places: set[str], session: str) -> None:
+    """In order, each home is the one that the scorer names once those before it are gone."""
+    names = [f"m@{place}" for place in sorted(places)]
+    homes = Ring(names).homes(session, len(names))
+    assert sorted(homes) == list(range(len(names)))
+    assert Ring(names).homes(session, 3) == homes[:3]
+    left = [candidate(name) for name in names]
+    for home in homes:
+        there = scores("affinity", *left, session=session)
+        assert left.pop(there.index(1.0)).deployment.id == names[home]
+
+
+def test_affinity_spreads_sessions_evenly() -> None:
+    """No deployment is home to many more sessions than another."""
+    homes = Counter(Ring([f"m@{index}" for index in range(20)]).homes(str(session), 1)[0] for session in range(4000))
+    assert max(homes.values()) < 1.5 * 200
+    assert min(homes.values()) > 0.5 * 200

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec.structs import replace as replace_struct
 
 from router.routing.decide import decide
 from router.types import (
@@ -19,9 +20,19 @@ from router.types import (
     Model,
     Price,
 )
-from tests.support.nouns import make_backend
+from tests.support.nouns import make_backend, make_deployment
 
-__all__ = ["CHEAP", "FEATURES", "World", "world", "worlds"]
+__all__ = [
+    "CHEAP",
+    "FEATURES",
+    "World",
+    "crowds",
+    "draw_crowd_features",
+    "draw_features",
+    "draw_health",
+    "world",
+    "worlds",
+]
 
 FEATURES = Features(needs=frozenset({"chat"}), prompt_tokens=100, prompt_tokens_least=25, max_tokens=None, stream=False)
 """A small plain request."""
@@ -38,7 +49,8 @@ def _money(chance: Random, most: int) -> Decimal:
     return Decimal(chance.choice((0, chance.randint(0, most)))) / 10_000
 
 
-def _features(chance: Random) -> Features:
+def draw_features(chance: Random) -> Features:
+    """Any request."""
     return Features(
         needs=frozenset({"chat", *chance.sample(_CAPABILITIES[:-1], chance.choice((0, 0, 0, 1, 2)))}),
         prompt_tokens=chance.randint(0, 5000),
@@ -79,7 +91,8 @@ def _deployment(chance: Random, model: str, index: int) -> Deployment:
     )
 
 
-def _health(chance: Random) -> DeploymentHealth:
+def draw_health(chance: Random) -> DeploymentHealth:
+    """Any state of a deployment."""
     return DeploymentHealth(
         available=chance.random() < 0.8,
         reason=chance.choice(("", "breaker open")),
@@ -98,8 +111,8 @@ def _world(seed: int) -> World:
     return World(
         models=tuple(models[:border]),
         fallbacks=tuple(models[border:]),
-        features=_features(chance),
-        health={name: _health(chance) for name in ids if chance.random() < 0.7},
+        features=draw_features(chance),
+        health={name: draw_health(chance) for name in ids if chance.random() < 0.7},
         weights={name: chance.choice((-1.0, 0.0, 0.1, 0.3, chance.uniform(0, 5))) for name in scorers},
         seed=chance.getrandbits(32),
     )
@@ -140,6 +153,49 @@ class World:
 # One draw for a whole world: it has hundreds of parts, and drawing each alone takes minutes.
 worlds = st.integers(0, 2**48).map(_world)
 """Any world."""
+
+
+def _crowd(seed: int) -> World:
+    chance = Random(seed)
+    models = []
+    for index in range(chance.randint(1, 4)):
+        deployments = tuple(
+            make_deployment(
+                f"m{index}@{place}",
+                price=Price(*(_maybe(chance, Decimal(chance.randint(0, 9)), 0.9) for _ in range(3))),
+                limits=Limits(max_concurrency=_maybe(chance, 4, 0.1)),
+                weight=chance.choice((1.0, 1.0, 0.5, 3.0)),
+                priority=chance.choice((0, 0, 0, 1)),
+            )
+            for place in range(chance.randint(1, 12))
+        )
+        quality = {"overall": chance.choice((0.5, 0.6, 0.9))}
+        models.append(Model(f"m{index}", deployments, quality=quality, context_length=_maybe(chance, 1000, 0.2)))
+    border = chance.randint(1, len(models))
+    return World(
+        models=tuple(models[:border]),
+        fallbacks=tuple(models[border:]),
+        features=draw_crowd_features(chance),
+        health={d.id: draw_health(chance) for model in models for d in model.deployments if chance.random() < 0.5},
+        weights={name: chance.uniform(0.1, 1) for name in ("quality", "cost", "latency", "affinity")},
+        seed=chance.getrandbits(32),
+    )
+
+
+def draw_crowd_features(chance: Random) -> Features:
+    """A request that many may serve."""
+    return replace_struct(
+        FEATURES,
+        prompt_tokens=chance.choice((10, 100, 5000)),
+        prompt_tokens_least=chance.choice((0, 0, 2000)),
+        max_cost_usd=_maybe(chance, Decimal(chance.randint(1, 9)) / 1000, 0.2),
+        first_token_ms=_maybe(chance, chance.randint(1, 50_000), 0.2),
+        session=chance.choice((None, "s1", "s2", "s3")),
+    )
+
+
+crowds = st.integers(0, 2**48).map(_crowd)
+"""Worlds in which many may serve a request and everything counts."""
 
 
 def world(*models: Model, fallbacks: tuple[Model, ...] = (), **fields: Any) -> World:
