@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,10 +15,14 @@ from router.health import HealthBoard
 from router.registry.snapshot import Catalog
 from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
 from router.routing.features import extract_features, strictest
+from router.routing.plan import Planner, lineup
 from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 
 __all__ = ["Answer", "CatalogReader", "Gateway"]
+
+
+_UNCONSTRAINED = Constraints()
 
 
 class CatalogReader(Protocol):
@@ -117,6 +121,8 @@ class Gateway:
     ) -> None:
         self._catalog = catalog
         self._health = health
+        self._planner = Planner(health)
+        self._chance = random.Random()  # noqa: S311 - lots, not secrets; `secrets` asks the system each time
         self._dispatcher = dispatcher
         self._ledger = ledger
         self._cache = cache
@@ -154,7 +160,7 @@ class Gateway:
             await self._catalog.refresh()
             catalog = self._catalog.current
             found = catalog.resolve(request.model)
-        models, policy = self._candidates(request, catalog, found)
+        target, policy = self._target(request, catalog, found)
         meter.known, meter.policy = True, policy.name if policy else None
         privacy = strictest(request.wishes.privacy, policy.constraints.privacy if policy else "any")
         cacheable = self._cache.eligible(request, privacy)
@@ -165,18 +171,16 @@ class Gateway:
                 meter.cache, meter.model, meter.backend = "hit", kept.model, kept.backend
                 meter.trail.first_sent = time.perf_counter()
                 return Answer(self, meter, kept, 0)
-        decision = self._decide(request, meter, catalog, models, policy)
-        if not decision.ranking:
-            raise no_candidate(decision)
+        decision = self._decide(request, meter, catalog, target, policy)
         committed = await self._dispatcher.send(request, decision, meter.trail)
         deployment = committed.candidate.deployment
         meter.model, meter.backend = deployment.model, deployment.backend.name
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
 
-    def _candidates(
+    def _target(
         self, request: InferenceRequest, catalog: Catalog, found: Model | Policy | None
-    ) -> tuple[tuple[Model, ...], Policy | None]:
-        """Return the models that may answer, and the policy in force.
+    ) -> tuple[Model | Policy, Policy | None]:
+        """Return what to choose for, and the policy in force.
 
         Raises:
             ModelNotFound: Nothing has the name that was asked for.
@@ -186,38 +190,53 @@ class Gateway:
         permit(request.caller, request.model)
         if found is None:
             raise ModelNotFound(f"The model {request.model!r} does not exist.", param="model")
-        wished = request.wishes.policy
         policy = found if isinstance(found, Policy) else None
-        if wished is not None:
-            policy = catalog.policies.get(wished)
-            if policy is None:
-                raise InvalidRequest(f"The policy {wished!r} does not exist.", param="x-router-policy")
-            permit(request.caller, wished)
-        if isinstance(found, Model):
-            return (found,), policy
-        return catalog.members(policy or found), policy
+        wished = request.wishes.policy
+        if wished is None:
+            return found, policy
+        policy = catalog.policies.get(wished)
+        if policy is None:
+            raise InvalidRequest(f"The policy {wished!r} does not exist.", param="x-router-policy")
+        permit(request.caller, wished)
+        return (found if isinstance(found, Model) else policy), policy
 
     def _decide(
         self,
         request: InferenceRequest,
         meter: Meter,
         catalog: Catalog,
-        models: tuple[Model, ...],
+        target: Model | Policy,
         policy: Policy | None,
     ) -> Decision:
-        names = dict.fromkeys(name for model in models for name in model.fallbacks)
-        fallbacks = [catalog.models[name] for name in names if name in catalog.models]
-        return decide(
-            id=meter.decision_id,
-            asked=request.model,
-            policy=policy.name if policy else None,
-            models=models,
-            fallbacks=fallbacks if request.wishes.fallback else (),
-            features=extract_features(request, policy.constraints if policy else Constraints()),
-            health=self._health.snapshot(),
-            weights=(policy.weights if policy else None) or DEFAULT_WEIGHTS,
-            seed=secrets.randbits(32),
-            catalog_version=catalog.version,
+        """Return who may answer, in order.
+
+        Raises:
+            ServiceError: Nobody may; it lists the reasons.
+        """
+        if policy is None:
+            name, weights, constraints = None, DEFAULT_WEIGHTS, _UNCONSTRAINED
+        else:
+            name, weights, constraints = policy.name, policy.weights or DEFAULT_WEIGHTS, policy.constraints
+        features = extract_features(request, constraints)
+        seed = self._chance.getrandbits(32)
+        fallback = request.wishes.fallback
+        ranking = self._planner.rank(catalog, target, weights, features, seed, fallback)
+        if ranking:
+            return Decision(meter.decision_id, request.model, name, ranking, (), features, seed, catalog.version)
+        models, fallbacks = lineup(catalog, target, fallback)
+        raise no_candidate(
+            decide(
+                id=meter.decision_id,
+                asked=request.model,
+                policy=name,
+                models=models,
+                fallbacks=fallbacks,
+                features=features,
+                health=self._health.snapshot(),
+                weights=weights,
+                seed=seed,
+                catalog_version=catalog.version,
+            )
         )
 
     def remember(self, meter: Meter, events: list[Event]) -> None:
