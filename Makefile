@@ -14,6 +14,7 @@ PYTHON := $(VENV)/bin/python
 WITH_ENV = $(if $(wildcard .env),$(PYTHON) -m dotenv -f .env run --no-override --)
 
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help
 help: ## Show this list
@@ -66,9 +67,13 @@ reference: setup ## Regenerate the reference pages that come from the code
 	@$(PYTHON) -m scripts.reference
 
 .PHONY: bench
-bench: ## Measure the router against its peers (not built yet)
-	@echo "make bench is not built yet: the benchmark comes with a later issue." >&2; exit 1
+bench: setup ## Measure the router against nginx, in about five minutes
+	@exec $(PYTHON) -m scripts.bench $(BENCH_ARGS)
+
+.PHONY: bench-peers
+bench-peers: setup ## Measure it against vllm-router and LiteLLM too; installs them into .bench/
+	@exec $(PYTHON) -m scripts.bench --peers $(BENCH_ARGS)
 
 .PHONY: clean
-clean: ## Remove caches and build outputs; keeps .venv, data/ and .env
-	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers and .env
+	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .bench/bin .bench/run-*

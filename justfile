@@ -45,10 +45,14 @@ docs:
 reference:
     @make reference
 
-# Measure the router against its peers (not built yet)
+# Measure the router against nginx, in about five minutes
 bench:
-    @make bench
+    @exec make bench
 
-# Remove caches and build outputs; keeps .venv, data/ and .env
+# Measure it against vllm-router and LiteLLM too; installs them into .bench/
+bench-peers:
+    @exec make bench-peers
+
+# Remove caches and build outputs; keeps .venv, data/, .bench/peers and .env
 clean:
     @make clean

@@ -10,7 +10,7 @@ import pytest
 from tests.house.tree import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-NOT_BUILT = ("k3s-up", "k3s-down", "bench")
+NOT_BUILT = ("k3s-up", "k3s-down")
 
 
 def _make_targets() -> dict[str, str]:
