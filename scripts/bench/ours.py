@@ -21,10 +21,11 @@ __all__ = ["ROOT", "VARIANTS", "Registry", "Variant", "insert_keys", "manifest",
 
 ROOT = Path(__file__).parents[2]
 POLICY = "bench-policy"
+_BACKENDS = 100
 _CLI = "import sys; from router.cli import main; sys.exit(main())"
 _EVERYTHING = frozenset(WORKLOADS)
 _MAIN = frozenset({"conns-64"})
-_PATHS = frozenset({"conns-1", "conns-64", "streams-20ms", "streams-5ms", "body-1m"})
+_PATHS = frozenset({"conns-64", "streams-20ms"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ VARIANTS = (
         "what can be turned off is: no keys, one deployment without limits, no access log, no cache",
         Registry(deployments=1, keys=0, limits=False),
         {"ROUTER_AUTH": "off", "ROUTER_LOG_LEVEL": "error", "ROUTER_CACHE_TTL": "0"},
-        only=_MAIN | {"streams-20ms"},
+        only=_PATHS,
     ),
     Variant("router-10k", "10,000 deployments: 100 models of 100", Registry(models=100)),
     Variant("router-10k-one", "10,000 deployments of one model", Registry(deployments=10_000)),
@@ -133,9 +134,12 @@ def prepare(variant: Variant, folder: Path, mock_port: int, redis_url: str) -> G
 
 
 def manifest(registry: Registry, mock_port: int) -> dict[str, Any]:
-    """Return a registry's manifest; it is JSON, because a YAML of this size takes long to read."""
+    """Return a registry's manifest; it is JSON, because a YAML of this size takes long to read.
+
+    A hundred backends at most: more deployments are several models of one backend, as far as it is told.
+    """
     url = f"http://127.0.0.1:{mock_port}/v1"
-    count = registry.deployments
+    count = min(registry.deployments, _BACKENDS)
     limits = {"limits": {"max_concurrency": 1_000_000, "rpm": 1_000_000_000}} if registry.limits else {}
     return {
         "backends": [
@@ -147,8 +151,13 @@ def manifest(registry: Registry, mock_port: int) -> dict[str, Any]:
                 "context_length": 10_000_000,  # holds the largest body
                 "deployments": [
                     # Prices differ, so that there is something to decide.
-                    {"backend": f"mock-{n:05d}", "price": {"input": 0.1 + n / 1000, "output": 0.5}, **limits}
-                    for n in range(count)
+                    {
+                        "backend": f"mock-{n % _BACKENDS:05d}",
+                        "price": {"input": 0.1 + n / 1000, "output": 0.5},
+                        **({"upstream_model": f"{MODEL}-{n // _BACKENDS}"} if registry.deployments > _BACKENDS else {}),
+                        **limits,
+                    }
+                    for n in range(registry.deployments)
                 ],
             }
             for m in range(registry.models)

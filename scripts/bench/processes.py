@@ -142,9 +142,10 @@ class Running:
         """Whether it is still there."""
         return self._process.poll() is None
 
-    def last_words(self, count: int = 12) -> str:
-        """Return the end of its output."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+    def last_words(self, count: int = 5, width: int = 500) -> str:
+        """Return the end of its output, long lines cut."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(line[:width] for line in lines[-count:])
 
     def stop(self, grace: float = 10.0) -> None:
         """End it: SIGTERM, after `grace` seconds SIGKILL; then whatever of its group is left."""
