@@ -21,6 +21,7 @@ from scripts.bench import peers
 from scripts.bench.bars import BARS, judge
 from scripts.bench.gateways import Absent, Gateway, NotReady, direct, start
 from scripts.bench.measure import Bench, MeasureError
+from scripts.bench.meter import memory_kind
 from scripts.bench.native import NoCompiler, build
 from scripts.bench.ours import ROOT, VARIANTS, prepare
 from scripts.bench.processes import (
@@ -28,6 +29,7 @@ from scripts.bench.processes import (
     Running,
     choose_cores,
     clean_environment,
+    free_memory,
     free_port,
     on_core,
     raise_file_limit,
@@ -142,9 +144,8 @@ class Session:
         for variant in VARIANTS:
             if variant.name not in names:
                 continue
-            if variant.registry.keys > 100_000 and os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < (
-                _NEEDED_MEMORY
-            ):
+            free = free_memory()
+            if variant.registry.keys > 100_000 and free is not None and free < _NEEDED_MEMORY:
                 found.append(Absent(variant.name, "less than 6 GiB of memory are free"))
             else:
                 found.append(prepare(variant, self.folder / variant.name, self.mock_port, self.redis_url))
@@ -159,7 +160,12 @@ class Session:
         gateways = self.gateways()
         rounds = self.options.rounds or (5 if self.options.peers else 3)
         self.results.gateways = {one.name: {"version": one.version, "remark": one.remark} for one in gateways}
-        self.results.conditions = {**_conditions(), "cores": self.cores.remark, "rounds": rounds}
+        self.results.conditions = {
+            **_conditions(),
+            "cores": self.cores.remark,
+            "memory": memory_kind(),
+            "rounds": rounds,
+        }
         logs = self.folder / "logs"
         if not self.options.no_alone:
             run_alone(self.bench, gateways, self.cores, logs, self.results)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Reading", "parse_ps", "read_tree"]
+__all__ = ["Reading", "memory_kind", "parse_ps", "read_tree"]
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -27,6 +27,11 @@ class Reading:
 
     cpu: float
     memory: int
+
+
+def memory_kind() -> str:
+    """Return what counts as memory on this system."""
+    return "proportional set size" if (_PROC / "self/smaps_rollup").exists() else "resident set size"
 
 
 def read_tree(pid: int, *, memory: bool = False) -> Reading:

@@ -15,7 +15,16 @@ from pathlib import Path
 
 from scripts.dev.settings import inherited_environment
 
-__all__ = ["Cores", "Running", "choose_cores", "clean_environment", "free_port", "on_core", "raise_file_limit"]
+__all__ = [
+    "Cores",
+    "Running",
+    "choose_cores",
+    "clean_environment",
+    "free_memory",
+    "free_port",
+    "on_core",
+    "raise_file_limit",
+]
 
 _SETTINGS = ("ROUTER_", "LOCAL_AGENT_", "EXTERNAL_", "LLMD_", "SQLITE_", "REDIS_", "DATABASE_", "LITELLM_", "COVERAGE_")
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{}/topology/{}"
@@ -91,11 +100,21 @@ def free_port() -> int:
 def raise_file_limit() -> int:
     """Allow this process and its children as many open files as the system lets them; return how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(65_536, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    for wanted in (65_536, 10_240):  # macOS says "unlimited" and means some tens of thousands
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            with contextlib.suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+                break
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def free_memory() -> int | None:
+    """Return the bytes of memory that nobody uses; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
 
 
 class Running:

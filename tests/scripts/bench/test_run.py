@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.bench.native import Tools, build
+from scripts.bench.native import FLAGS, Tools, build, compiler
 from scripts.bench.results import Results
 from tests.house.tree import ROOT
 from tests.support.process import clean_environment
@@ -66,6 +66,15 @@ def test_bench_names_what_it_does_not_know(tmp_path: Path, arguments: list[str],
     assert reply.returncode != 0
     assert complaint in reply.stderr
     assert not list(tmp_path.glob("run-*"))
+
+
+def test_programs_compile_without_a_warning(tools: Tools) -> None:
+    """What this compiler warns of is mended."""
+    for program in (tools.mock, tools.load):
+        source = ROOT / "scripts/bench" / f"{program.name}.c"
+        command = [str(compiler()), *FLAGS, "-Werror", "-o", str(program.with_name("unused")), str(source), "-lm"]
+        reply = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert reply.returncode == 0, reply.stderr
 
 
 def test_programs_are_built_once(tools: Tools) -> None:
