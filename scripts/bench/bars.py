@@ -73,6 +73,7 @@ BARS = (
     Bar("chunk delay p99 at 2,500 chunks/s", "streams-20ms", "chunk_delay_p99_us", _RUST, 0.8, 0.5),
     Bar("p50 at one connection", "conns-1", "latency_p50_us", _RUST, 1.1, 0.9),
     Bar("burst of 2,000 streams: time to first byte, p50", "burst-2000", "first_byte_p50_us", _RUST, 0.8, 0.6),
+    Bar("the same, connections open before", "burst-2000-open", "first_byte_p50_us", _RUST, 0.8, 0.6),
     Bar("burst of 2,000 streams: errors", "burst-2000", "errors", "", 0, 0, unit=""),
     Bar("1 MB body: CPU", "body-1m", _CPU, _RUST, 1.1, 0.5),
     Bar("10 MB body: CPU", "body-10m", _CPU, _RUST, 1.1, 0.5),

@@ -2,11 +2,12 @@
  * A load generator for OpenAI-compatible gateways in front of `mock`: asks, checks every answer, prints one JSON line.
  *
  *   load -P PORT -b BODY_FILE [-p PATH] [-c CONNECTIONS] [-d SECONDS] [-n REQUESTS] [-r RATE] [-s CHUNKS]
- *        [-H 'name: value']... [-g GRACE_SECONDS]
+ *        [-H 'name: value']... [-g GRACE_SECONDS] [-o]
  *
  * One thread, HTTP/1.1 with keep-alive, 127.0.0.1 only. It is a closed loop (each connection asks again as soon as it
  * has been answered) for SECONDS or REQUESTS, whichever ends first; with -r an open loop, whose latencies count from
- * the moment at which a request was due, so that a stall is charged to every request that it delays.
+ * the moment at which a request was due, so that a stall is charged to every request that it delays. With -o all
+ * connections are opened first, slowly enough for any server's queue of new ones.
  *
  * An answer counts as good only if its status is 200 and it is whole: JSON that is balanced and holds the mock's
  * words; with -s a stream of events whose chunks are all there, in order, and which ends with [DONE]. Everything
@@ -93,6 +94,16 @@ static void push(connection_t *c) {
     if (c->state == SENDING) c->state = AWAITING_HEAD;
 }
 
+static void dial(connection_t *c) {
+    struct sockaddr_in address = loopback(port);
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (c->fd < 0) die("load: socket");
+    tune(c->fd);
+    connect(c->fd, (struct sockaddr *)&address, sizeof address); /* a refusal shows as a failed read */
+    c->writing = 1;
+    loop_add(&loop, c->fd, c, 1);
+}
+
 static void ask(connection_t *c, uint64_t began) {
     c->state = SENDING;
     c->began = began;
@@ -104,13 +115,7 @@ static void ask(connection_t *c, uint64_t began) {
         push(c);
         return;
     }
-    struct sockaddr_in address = loopback(port);
-    c->fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (c->fd < 0) die("load: socket");
-    tune(c->fd);
-    connect(c->fd, (struct sockaddr *)&address, sizeof address); /* a refusal shows as a failed read */
-    c->writing = 1;
-    loop_add(&loop, c->fd, c, 1);
+    dial(c);
 }
 
 static void note_error(connection_t *c, int kind, const char *what) {
@@ -244,6 +249,15 @@ static uint64_t ask_what_is_due(uint64_t now) {
     }
 }
 
+/* A server's queue of new connections is short: what finds it full waits for TCP's second try, a second later. */
+static void open_all(void) {
+    const struct timespec pause = {.tv_nsec = 100 * 1000 * 1000};
+    for (int i = 0; i < connection_count; i++) {
+        dial(&pool[i]);
+        if (i % 100 == 99 || i == connection_count - 1) nanosleep(&pause, NULL);
+    }
+}
+
 static void run(double grace) {
     uint64_t patience = end + (uint64_t)(grace * 1e9);
     for (int i = 0; i < connection_count; i++) {
@@ -289,8 +303,8 @@ int main(int count, char **arguments) {
     const char *path = "/v1/chat/completions", *body_file = NULL;
     char headers[4096] = "";
     double seconds = 1, grace = 30;
-    int option;
-    while ((option = getopt(count, arguments, "P:p:b:c:d:n:r:s:H:g:")) > 0) {
+    int option, open_first = 0;
+    while ((option = getopt(count, arguments, "P:p:b:c:d:n:r:s:H:g:o")) > 0) {
         size_t used = strlen(headers);
         switch (option) {
         case 'P': port = atoi(optarg); break;
@@ -303,6 +317,7 @@ int main(int count, char **arguments) {
         case 's': expected_chunks = atoi(optarg); break;
         case 'H': snprintf(headers + used, sizeof headers - used, "%s\r\n", optarg); break;
         case 'g': grace = atof(optarg); break;
+        case 'o': open_first = 1; break;
         default: return 2;
         }
     }
@@ -318,6 +333,7 @@ int main(int count, char **arguments) {
     if (pool == NULL || idle == NULL) die("malloc");
     for (int i = 0; i < connection_count; i++) pool[i].fd = -1;
     loop_open(&loop);
+    if (open_first) open_all();
     begin = last_end = now_ns();
     end = begin + (uint64_t)(seconds * 1e9);
     run(grace);

@@ -63,8 +63,8 @@ class Bench:
         if running is not None:
             measured["cpu_us_per_request"] = round(cpu * 1e6 / max(1, told["issued"]), 2)
             measured["busy"] = round(cpu / wall, 3)
-            if workload.chunks:
-                measured["cpu_us_per_chunk"] = round(cpu * 1e6 / max(1, told["chunks"]), 3)
+            if told["chunks"]:
+                measured["cpu_us_per_chunk"] = round(cpu * 1e6 / told["chunks"], 3)
         measured["fault"] = told["first_error"]
         return measured
 
@@ -113,6 +113,8 @@ class Bench:
             command += ["-r", str(workload.rate)]
         if workload.chunks:
             command += ["-s", str(workload.chunks)]
+        if workload.open_first:
+            command.append("-o")
         command += ["-H", f"Authorization: Bearer {gateway.key}"]
         with on_core(self.core):
             return _Load(command)

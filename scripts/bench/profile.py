@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ __all__ = ["NoProfiler", "find_profiler", "record", "shares"]
 
 _RATE = 500
 _SHOWN = 30
+_LINE = re.compile(r":\d+\)$")
 
 
 class NoProfiler(Exception):
@@ -50,7 +52,7 @@ def shares(stacks: Iterable[str]) -> str:
     total = 0
     for line in stacks:
         path, _, count = line.strip().rpartition(" ")
-        frames = [frame.rpartition(":")[0] or frame for frame in path.split(";")]
+        frames = [_LINE.sub(")", frame) for frame in path.split(";")]
         if not path or not count.isdigit():
             continue
         total += int(count)

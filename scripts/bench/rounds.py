@@ -82,6 +82,7 @@ def run_rounds(
                 running, seconds = start(gateway, logs, cores.gateway)
             except NotReady as error:
                 _leave_out(results, str(error))
+                results.gateways.pop(gateway.name, None)
                 continue
             stack.callback(running.stop)
             live.append((gateway, running))
@@ -113,6 +114,6 @@ def _one(
 
 def _leave_out(results: Results, line: str) -> None:
     _say(line)
-    first = line.splitlines()[0]
+    first = line.splitlines()[0].removesuffix(" Its last words:")
     if first not in results.left_out:
         results.left_out.append(first)

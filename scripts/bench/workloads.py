@@ -26,6 +26,7 @@ class Workload:
         rate: Requests a second in an open loop; 0: a closed loop.
         chunks: Chunks of each streamed answer; 0: answers are JSON.
         pace_us: Microseconds between the chunks of a stream.
+        open_first: Whether all connections are open before the clock starts.
         model: What is asked for; empty: the gateway's own name of the model.
     """
 
@@ -38,11 +39,16 @@ class Workload:
     rate: float = 0.0
     chunks: int = 0
     pace_us: int = 0
+    open_first: bool = False
     model: str = ""
 
 
-def _streams(name: str, title: str, connections: int, requests: int, chunks: int, pace_us: int) -> Workload:
-    return Workload(name, title, connections, 30.0, requests=requests, chunks=chunks, pace_us=pace_us)
+def _streams(
+    name: str, title: str, connections: int, requests: int, chunks: int, pace_us: int, *, open_first: bool = False
+) -> Workload:
+    return Workload(
+        name, title, connections, 30.0, requests=requests, chunks=chunks, pace_us=pace_us, open_first=open_first
+    )
 
 
 WORKLOADS: dict[str, Workload] = {
@@ -56,6 +62,12 @@ WORKLOADS: dict[str, Workload] = {
         _streams("streams-20ms", "50 streams of 64 chunks, 20 ms pace", 50, 100, 64, 20_000),
         _streams("streams-5ms", "50 streams of 64 chunks, 5 ms pace", 50, 150, 64, 5_000),
         _streams("burst-2000", "2,000 streams of 8 chunks at once, 500 ms pace", 2000, 2000, 8, 500_000),
+        _streams(
+            "burst-2000-open",
+            "the same over connections that are open before",
+            *(2000, 2000, 8, 500_000),
+            open_first=True,
+        ),
         Workload("body-100k", "closed loop, 8 connections, 100 KB", 8, 0.8, size=100 * 1024),
         Workload("body-1m", "closed loop, 4 connections, 1 MB", 4, 0.8, size=1 << 20),
         Workload("body-10m", "closed loop, 1 connection, 10 MB", 1, 1.2, size=10 << 20),

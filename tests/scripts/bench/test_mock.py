@@ -74,9 +74,9 @@ def test_mock_takes_large_and_chunked_bodies(mock: str) -> None:
 async def test_mock_and_load_agree(mock: str, tools: Tools, tmp_path: Path) -> None:
     """What one sends, the other counts: streams at a pace and without, and JSON."""
     port = mock.rpartition(":")[2]
-    for pace, chunks in ((0, 64), (500, 20)):
+    for pace, chunks, more in ((0, 64, ()), (500, 20, ()), (500, 20, ("-o",))):
         (tmp_path / "request.json").write_bytes(body(700, pace_us=pace, chunks=chunks))
-        told = await load(tools, int(port), tmp_path, "-c", "8", "-n", "40", "-d", "60", "-s", str(chunks))
+        told = await load(tools, int(port), tmp_path, "-c", "8", "-n", "40", "-d", "60", "-s", str(chunks), *more)
         assert (told["good"], told["errors"], told["chunks"]) == (40, 0, 40 * chunks), told
         assert told["chunk_delay_us"]["count"] == 40 * chunks
     (tmp_path / "request.json").write_bytes(body(700))

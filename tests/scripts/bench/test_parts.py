@@ -161,5 +161,5 @@ def test_size_counts_what_the_router_needs_and_nothing_else() -> None:
 def test_profile_counts_a_function_once_in_each_stack() -> None:
     """Recursion is not counted twice, and lines of a function are one."""
     table = shares(["main (a.py:1);f (a.py:2);f (a.py:3) 30", "main (a.py:1);g (b.py:9) 10", "nonsense"])
-    assert "| `f (a.py` | 75.0% | 75.0% |" in table
-    assert "| `g (b.py` | 25.0% | 25.0% |" in table
+    assert "| `f (a.py)` | 75.0% | 75.0% |" in table
+    assert "| `g (b.py)` | 25.0% | 25.0% |" in table
