@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from router.interfaces import UsageSink
 from router.metrics import RouterMetrics
+from router.tracing import Span
 from router.trail import Trail
 from router.types import CacheState, Chunk, Event, InferenceRequest, Outcome, Usage
 from shared.ids import IdSource
@@ -61,6 +62,8 @@ class Meter(Struct):
     """Whether the whole answer has been handed to the client's connection."""
     settled: bool = False
     output_bytes: int = 0
+    span: Span | None = None
+    """Its trace, where it is sampled."""
     priced: Usage | None = None
     """What `price` is the cost of."""
     price: Decimal | None = None
@@ -106,11 +109,7 @@ class Meter(Struct):
             int((sent - started) * 1_000_000 + 0.5) / 1000,
         )
 
-    def head(self, now: float) -> dict[str, str]:
-        """Return the headers in which every answer speaks of itself, as of `now`."""
-        return {name.decode(): value.decode("latin-1") for name, value in self.head_pairs(now)}
-
-    def head_pairs(self, now: float) -> Pairs:
+    def head(self, now: float) -> Pairs:
         """Return the headers in which every answer speaks of itself, as of `now`, ready to be sent."""
         trail = self.trail
         sent = trail.first_sent if trail.first_sent is not None else now
@@ -186,6 +185,8 @@ class Ledger:
         meter.settled = True
         outcome = meter.outcome(time.perf_counter())
         self._metrics.counts.in_flight -= 1
+        if meter.span is not None:
+            meter.span.end(outcome)
         try:
             self._sink.write(outcome)
             self._metrics.count(outcome, outcome.asked if meter.known else "unknown")

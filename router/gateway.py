@@ -7,6 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec import structs
+
 from router.accounting import Ledger, Meter
 from router.admission import permit
 from router.cache.exact import CachedAnswer, ExactCache
@@ -16,6 +18,7 @@ from router.registry.snapshot import Catalog
 from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
 from router.routing.features import extract_features, strictest
 from router.routing.plan import Planner, lineup
+from router.tracing import Tracer
 from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 
@@ -109,6 +112,7 @@ class Gateway:
         dispatcher: Sends a request along a decision.
         ledger: Settles outcomes.
         cache: Answers identical requests.
+        tracer: Traces requests; None: no tracing.
     """
 
     def __init__(
@@ -118,7 +122,9 @@ class Gateway:
         dispatcher: Dispatcher,
         ledger: Ledger,
         cache: ExactCache,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._catalog = catalog
         self._health = health
         self._planner = Planner(health)
@@ -137,7 +143,11 @@ class Gateway:
         Raises:
             ServiceError: Nobody could or may answer; the account is settled.
         """
+        span = None if self._tracer is None else self._tracer.begin(request.headers.get("traceparent"))
+        if span is not None:
+            request = structs.replace(request, headers={**request.headers, "traceparent": span.traceparent})
         meter = self._ledger.open(request, started)
+        meter.span = span
         try:
             return await self._answer(request, meter)
         except BaseException as error:
@@ -149,7 +159,7 @@ class Gateway:
                 meter.status, meter.error = 499, "client_disconnected"
             self._ledger.settle(meter)
             if isinstance(error, ServiceError):
-                error.extra_headers = meter.head(time.perf_counter())
+                error.extra_headers = {k.decode(): v.decode() for k, v in meter.head(time.perf_counter())}
             raise
 
     async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:

@@ -42,6 +42,7 @@ from router.registry.store import RegistryStore, open_store
 from router.registry.usage import UsageWriter
 from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
+from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
 from router.upstream import Upstream
 from shared.asgi import RequestContext, Scope
@@ -100,6 +101,7 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
             Dispatcher(adapters, health, settings.attempts, settings.deadline),
             Ledger(usage, RouterMetrics(metrics)),
             cache,
+            _tracer(settings, stack),
         )
         await state.connect()
         await _in_background(stack, catalog.run())
@@ -122,6 +124,14 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
             outbox=outbox,
             access=access,
         )
+
+
+def _tracer(settings: RouterSettings, stack: AsyncExitStack) -> Tracer | None:
+    if settings.otel_endpoint is None:
+        return None
+    tracer = open_tracer(settings.otel_endpoint, settings.otel_service_name, settings.otel_sample_ratio)
+    stack.push_async_callback(asyncio.to_thread, tracer.close)
+    return tracer
 
 
 def _transport(kind: str, outbox: Outbox) -> Transport:

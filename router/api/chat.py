@@ -52,14 +52,14 @@ async def create_chat_completion(services: Services, call: Call, client: Client,
 async def _whole(answer: Answer, client: Client, log: dict[str, Any]) -> None:
     (event,) = await answer.more()
     assert isinstance(event, Completion)
-    headers = answer.meter.head_pairs(time.perf_counter())
+    headers = answer.meter.head(time.perf_counter())
     # Settled first: what a client has been answered is on the books, whatever happens to this process.
     await _close(answer, log)
     await client.answer(200, headers, event.body)
 
 
 async def _stream(answer: Answer, client: Client, log: dict[str, Any]) -> None:
-    await client.begin((*_SSE, *answer.meter.head_pairs(time.perf_counter())))
+    await client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
     last = b""
     try:
         while events := cast("Sequence[Chunk]", await answer.more()):

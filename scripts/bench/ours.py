@@ -85,8 +85,8 @@ VARIANTS = (
     Variant("router-1m-keys", "1,000,000 keys", Registry(keys=1_000_000)),
     Variant("router-httpx", "upstream client httpx", settings={"ROUTER_TRANSPORT": "httpx"}, only=_PATHS),
     Variant("router-lean", "upstream client of our own", settings={"ROUTER_TRANSPORT": "lean"}, only=_PATHS),
-    Variant("router-asgi", "HTTP server uvicorn (ASGI)", settings={"ROUTER_HTTP": "asgi"}, only=_PATHS),
-    Variant("router-own", "HTTP server of our own", settings={"ROUTER_HTTP": "own"}, only=_PATHS),
+    Variant("router-asgi", "data plane through ASGI", settings={"ROUTER_HTTP": "asgi"}, only=_PATHS),
+    Variant("router-direct", "data plane straight from the connection", settings={"ROUTER_HTTP": "direct"}, only=_PATHS),
 )
 
 
