@@ -56,6 +56,16 @@ class _Limits:
         until = now + self._idle
         self.until = min(self._ends, until)
 
+    @property
+    def idle(self) -> float:
+        """Seconds of silence between two pieces."""
+        return self._idle
+
+    @property
+    def ends(self) -> float:
+        """When the attempt ends in any case."""
+        return self._ends
+
     def passed(self) -> UpstreamTimeout:
         """Return the error of the limit that has passed."""
         phase = self._phase if self.until < self._ends else "total"
@@ -117,6 +127,26 @@ class Committed:
         try:
             return await self._reply.more(limits.until)
         except TimeoutError as error:
+            raise self._interrupted(limits.passed()) from error
+        except ServiceError as error:
+            raise self._interrupted(error) from error
+
+    async def pump(self, take: Callable[[Sequence[Event]], bool]) -> None:
+        """Hand on the answer's events as they come, until `take` says False or the answer is complete.
+
+        Raises:
+            StreamInterrupted: The backend failed in the middle.
+        """
+        if self.head:
+            head, self.head = self.head, ()
+            if not take(head):
+                return
+        limits = self._limits
+        assert self._reply is not None
+        try:
+            await self._reply.pump(take, limits.idle, limits.ends)
+        except TimeoutError as error:
+            limits.move_on(self._clock() - limits.idle)
             raise self._interrupted(limits.passed()) from error
         except ServiceError as error:
             raise self._interrupted(error) from error

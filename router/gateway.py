@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
 
 from msgspec import structs
 
@@ -19,7 +19,7 @@ from router.routing.decide import DEFAULT_WEIGHTS, decide, no_candidate
 from router.routing.features import extract_features, strictest
 from router.routing.plan import Planner, lineup
 from router.tracing import Tracer
-from router.types import Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
+from router.types import Chunk, Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 
 __all__ = ["Answer", "CatalogReader", "Gateway"]
@@ -47,11 +47,12 @@ class Answer:
     `close()` must be called whatever happens; it ends the exchange and settles the account.
     """
 
-    __slots__ = ("_gateway", "_kept", "_room", "_source", "closed", "meter")
+    __slots__ = ("_gateway", "_kept", "_room", "_source", "closed", "last", "meter")
 
     def __init__(self, gateway: Gateway, meter: Meter, source: Committed | CachedAnswer, keep: int) -> None:
         self.meter = meter
         self.closed = False
+        self.last = b""
         self._gateway = gateway
         self._source: Committed | CachedAnswer | None = source
         self._room = keep
@@ -78,6 +79,39 @@ class Answer:
             if self._room > 0:
                 self._keep(event)
         return events
+
+    async def pump(self, deliver: Callable[[bytes], bool]) -> None:
+        """Hand on a stream's bytes as they come, until `deliver` says False or the stream is complete.
+
+        The last piece, which ends the stream, is left in `last`: it is told once the account is settled.
+
+        Raises:
+            StreamInterrupted: The backend failed in the middle.
+        """
+        meter = self.meter
+
+        def take(events: Sequence[Event]) -> bool:
+            chunks = cast("Sequence[Chunk]", events)
+            for chunk in chunks:
+                meter.observe(chunk)
+                if self._room > 0:
+                    self._keep(chunk)
+            data = chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
+            if meter.complete:
+                self.last = data
+                return False
+            return not data or deliver(data)
+
+        source = self._source
+        if isinstance(source, CachedAnswer):
+            take(source.events)
+            return
+        assert source is not None
+        try:
+            await source.pump(take)
+        except ServiceError as error:
+            meter.error = error.code
+            raise
 
     def _keep(self, event: Event) -> None:
         """Collect what the cache may keep, within its bound, and hand it over once it is whole."""

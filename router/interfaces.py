@@ -60,6 +60,23 @@ class Reply(Protocol):
         """
         ...
 
+    async def pump(self, take: Callable[[Sequence[Event]], bool], idle: float, ends: float) -> bool:
+        """Hand on the events as they come, with nothing in between, until `take` says False or all is told.
+
+        Args:
+            take: Takes events; says whether it wants more.
+            idle: Seconds without a sign of life after which to give up.
+            ends: When to give up in any case (`time.perf_counter` seconds).
+
+        Returns:
+            Whether the answer is complete.
+
+        Raises:
+            UpstreamError: Whatever went wrong, as one of ours.
+            TimeoutError: Nothing came in time.
+        """
+        ...
+
     async def close(self) -> None:
         """End the exchange with the backend at once; calling it again does nothing."""
         ...
@@ -195,6 +212,23 @@ class Exchange(Protocol):
 
         Args:
             until: When to stop waiting (`time.perf_counter` seconds).
+
+        Raises:
+            UpstreamUnavailable: It ended before its framing said so, or cannot be read.
+            TimeoutError: Nothing came in time.
+        """
+        ...
+
+    async def pump(self, take: Callable[[bytes], bool], idle: float, ends: float) -> bool:
+        """Hand on the body as it comes, with nothing in between, until `take` says False or the body ends.
+
+        Args:
+            take: Takes a piece of the body; says whether it wants more. What it raises ends the pumping.
+            idle: Seconds without a piece after which to give up.
+            ends: When to give up in any case (`time.perf_counter` seconds).
+
+        Returns:
+            Whether the body has ended.
 
         Raises:
             UpstreamUnavailable: It ended before its framing said so, or cannot be read.

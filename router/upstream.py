@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from router.interfaces import Decoder, Exchange, Route, Secrets, Transport
@@ -63,6 +63,27 @@ class DecodedReply:
         if decoder.failure is not None:
             raise decoder.failure
         return ()
+
+    async def pump(self, take: Callable[[Sequence[Event]], bool], idle: float, ends: float) -> bool:
+        """Hand on the events as they come; see `Reply.pump`."""
+        decoder = self._decoder
+
+        def feed(data: bytes) -> bool:
+            events = decoder.feed(data)
+            wanted = not events or take(events)
+            return wanted and not decoder.done and decoder.failure is None
+
+        if (
+            decoder.failure is None
+            and not (decoder.done or self._ended)
+            and await self._exchange.pump(feed, idle, ends)
+        ):
+            self._ended = True
+            if events := decoder.end():
+                take(events)
+        if decoder.failure is not None:
+            raise decoder.failure
+        return decoder.done or self._ended
 
     async def close(self) -> None:
         """End the exchange; see `Reply.close`."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from router.accounting import log_fields
 from router.api.client import AsgiClient, Call, Client, answer_error
 from router.api.deps import Services, identify, services_of
 from router.gateway import Answer
-from router.types import Chunk, Completion
+from router.types import Completion
 from router.wire.chat import parse_chat
 from shared.asgi import Receive, Scope, Send, race, read_body, send_error
 from shared.errors import MethodNotAllowed, ServiceError
@@ -60,20 +59,16 @@ async def _whole(answer: Answer, client: Client, log: dict[str, Any]) -> None:
 
 async def _stream(answer: Answer, client: Client, log: dict[str, Any]) -> None:
     await client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
-    last = b""
     try:
-        while events := cast("Sequence[Chunk]", await answer.more()):
-            data = events[0].raw if len(events) == 1 else b"".join([event.raw for event in events])
-            if events[-1].done:
-                last = data
-                break
-            if data:
-                await client.write(data)
+        while not answer.meter.complete:
+            await answer.pump(client.push)
+            if not answer.meter.complete:
+                await client.drain()
     except ServiceError as error:
         # The status is out; the event tells the client, and the missing [DONE] that the answer is not whole.
-        last = encode_event(error.json())
+        answer.last = encode_event(error.json())
     await _close(answer, log)
-    await client.end(last)
+    await client.end(answer.last)
 
 
 async def _close(answer: Answer, log: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ class Call(Struct, frozen=True):
 
 
 class Client(Protocol):
-    """The connection that an answer goes to; each method waits while it cannot take more."""
+    """The connection that an answer goes to."""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole JSON answer."""
@@ -38,8 +38,12 @@ class Client(Protocol):
         """Begin a stream, with status 200."""
         ...
 
-    async def write(self, data: bytes) -> None:
-        """Send a piece of a stream."""
+    def push(self, data: bytes) -> bool:
+        """Send a piece of a stream, or keep it to be sent; say whether there is room for more now."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until there is room for more."""
         ...
 
     async def end(self, data: bytes = b"") -> None:
@@ -62,6 +66,7 @@ class AsgiClient:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._kept = b""
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole JSON answer."""
@@ -71,10 +76,16 @@ class AsgiClient:
         """Begin a stream, with status 200."""
         await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
 
-    async def write(self, data: bytes) -> None:
-        """Send a piece of a stream."""
+    def push(self, data: bytes) -> bool:
+        """Keep a piece of a stream for `drain`: only a coroutine can send it."""
+        self._kept = data
+        return False
+
+    async def drain(self) -> None:
+        """Send the piece that was kept."""
+        data, self._kept = self._kept, b""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of a stream, and its end."""
-        await self._send({"type": "http.response.body", "body": data})
+        await self._send({"type": "http.response.body", "body": self._kept + data})

@@ -61,6 +61,8 @@ class DataPlaneExchange:
         self.disconnected = False
         self.response_complete = False
         self._protocol = protocol
+        self._transport = protocol.transport
+        self._flow = protocol.flow
         self._services = services
         self._outbox = services.outbox
         self._endpoint = endpoint
@@ -131,27 +133,27 @@ class DataPlaneExchange:
         """Send a whole JSON answer."""
         head = self._head(status, headers)
         head += (b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body), body)
-        self._outbox.write(self._protocol.transport, b"".join(head))
+        self._outbox.write(self._transport, b"".join(head))
         self._complete()
 
     async def begin(self, headers: Headers) -> None:
         """Begin a stream, with status 200."""
         head = self._head(200, headers)
         head.append(b"transfer-encoding: chunked\r\n\r\n")
-        self._outbox.write(self._protocol.transport, b"".join(head))
+        self._outbox.write(self._transport, b"".join(head))
 
-    async def write(self, data: bytes) -> None:
-        """Send a piece of a stream."""
-        protocol = self._protocol
-        self._outbox.write(protocol.transport, b"%x\r\n%b\r\n" % (len(data), data))
-        if protocol.flow.write_paused:
-            await protocol.flow.drain()
+    def push(self, data: bytes) -> bool:
+        """Send a piece of a stream; say whether there is room for more now."""
+        self._outbox.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data))
+        return not self._flow.write_paused
+
+    async def drain(self) -> None:
+        """Wait until there is room for more."""
+        await self._flow.drain()
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of a stream, and its end."""
-        self._outbox.write(
-            self._protocol.transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n"
-        )
+        self._outbox.write(self._transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
         self._complete()
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:

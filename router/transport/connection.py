@@ -42,6 +42,10 @@ class Connection(asyncio.Protocol):
         self._timer_at = 0.0
         self._writable: asyncio.Future[None] | None = None
         self._ended: Callable[[], None] | None = None
+        self._take: Callable[[bytes], bool] | None = None
+        self._idle = 0.0
+        self._ends = 0.0
+        self._refused: Exception | None = None
         self._busy = False
         self._body: deque[bytes] = deque()
         self._parser = httptools.HttpResponseParser(self)
@@ -91,7 +95,10 @@ class Connection(asyncio.Protocol):
             self._fail("The backend's answer is not valid HTTP.")
         if not self._head_done and self._head_bytes > HEAD_LIMIT:
             self._fail("The backend's answer has too large a head.")
-        self._wake()
+        if self._take is None:
+            self._wake()
+        else:
+            self._hand_on(self._take)
         if self._ended is not None and (self._done or self._error):
             self._end()
 
@@ -211,13 +218,53 @@ class Connection(asyncio.Protocol):
             UpstreamUnavailable: It ended before its framing said so, or is not valid HTTP.
             TimeoutError: Nothing came in time.
         """
-        body = self._body
-        while not body:
+        while not self._body:
             if self._done:
                 return None
             if self._error is not None:
                 raise UpstreamUnavailable(self._error)
             await self._wait(until)
+        return self._taken()
+
+    async def pump(self, take: Callable[[bytes], bool], idle: float, ends: float) -> bool:
+        """Hand on the body as it comes; see `Exchange.pump`.
+
+        Each piece goes on from the callback that brought it: no task wakes up for it.
+        """
+        self._idle, self._ends = idle, ends
+        while self._body:
+            if not take(self._taken()):
+                return False
+        self._take = take
+        try:
+            while not self._done:
+                if self._error is not None:
+                    raise UpstreamUnavailable(self._error)
+                await self._wait(min(_clock() + idle, ends))
+                if self._refused is not None:
+                    raise self._refused
+                if self._take is None:
+                    return False
+            return True
+        finally:
+            self._take = self._refused = None
+
+    def _hand_on(self, take: Callable[[bytes], bool]) -> None:
+        """Give what has come to whoever pumps, and wake it if that was the last of it."""
+        if self._body:
+            until = _clock() + self._idle
+            self._until = min(self._ends, until)
+            try:
+                if not take(self._taken()):
+                    self._take = None
+            except Exception as error:  # noqa: BLE001 - raised where the pumping was asked for
+                self._take, self._refused = None, error
+        if self._take is None or self._done or self._error is not None:
+            self._wake()
+
+    def _taken(self) -> bytes:
+        """Take what has come of the body, and let more come."""
+        body = self._body
         if len(body) == 1:
             data = body.popleft()
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from urllib.parse import urlsplit
 
@@ -54,6 +54,13 @@ class HttpxExchange:
         """Return what has come of the body; see `Exchange.read`."""
         with _translated(), _limited(until):
             return await anext(self._parts, None)
+
+    async def pump(self, take: Callable[[bytes], bool], idle: float, ends: float) -> bool:
+        """Hand on the body as it comes; see `Exchange.pump`."""
+        while (data := await self.read(min(time.perf_counter() + idle, ends))) is not None:
+            if not take(data):
+                return False
+        return True
 
     async def close(self, *, complete: bool = False) -> None:  # noqa: ARG002 - httpx judges by itself
         """Give the connection back, or close it; see `Exchange.close`."""

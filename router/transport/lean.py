@@ -182,6 +182,15 @@ class LeanExchange:
             raise UpstreamUnavailable("The backend's answer is cut off within its compression.")
         return None
 
+    async def pump(self, take: Callable[[bytes], bool], idle: float, ends: float) -> bool:
+        """Hand on the body as it comes; see `Exchange.pump`."""
+        if self._unpack is None:
+            return await self._connection.pump(take, idle, ends)
+        while (data := await self.read(min(_clock() + idle, ends))) is not None:
+            if not take(data):
+                return False
+        return True
+
     async def close(self, *, complete: bool = False) -> None:
         """Give the connection back, or close it; see `Exchange.close`."""
         if not self._open:

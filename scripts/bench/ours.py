@@ -86,7 +86,9 @@ VARIANTS = (
     Variant("router-httpx", "upstream client httpx", settings={"ROUTER_TRANSPORT": "httpx"}, only=_PATHS),
     Variant("router-lean", "upstream client of our own", settings={"ROUTER_TRANSPORT": "lean"}, only=_PATHS),
     Variant("router-asgi", "data plane through ASGI", settings={"ROUTER_HTTP": "asgi"}, only=_PATHS),
-    Variant("router-direct", "data plane straight from the connection", settings={"ROUTER_HTTP": "direct"}, only=_PATHS),
+    Variant(
+        "router-direct", "data plane straight from the connection", settings={"ROUTER_HTTP": "direct"}, only=_PATHS
+    ),
 )
 
 

@@ -92,6 +92,13 @@ class ScriptedReply:
             raise UpstreamUnavailable(self.fate)
         return script[self.given - 1 : self.given]
 
+    async def pump(self, take: Callable[[Sequence[Event]], bool], idle: float, ends: float) -> bool:
+        """Hand on one event after another."""
+        while events := await self.more(min(time.perf_counter() + idle, ends)):
+            if not take(events):
+                return False
+        return True
+
     async def close(self) -> None:
         """Note that the exchange has ended."""
         self.on_close()
