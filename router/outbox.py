@@ -12,6 +12,9 @@ from typing import Protocol
 __all__ = ["Outbox"]
 
 
+_FEW = 3
+
+
 class Sink(Protocol):
     """What bytes can be written to: a transport."""
 
@@ -27,11 +30,16 @@ class Sink(Protocol):
 class Outbox:
     """Collects writes for the end of the event loop's present turn.
 
+    With few exchanges open there is nothing to collect, and waiting would only cost time: then
+    bytes go out at once.
+
     Args:
         loop: The event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.open = 0
+        """Exchanges with clients that are under way."""
         self._call_soon = loop.call_soon
         self._waiting: list[tuple[Sink, bytes]] = []
 
@@ -39,6 +47,9 @@ class Outbox:
         """Send bytes once everything else that is ready has had its turn; one sink's bytes stay in order."""
         waiting = self._waiting
         if not waiting:
+            if self.open < _FEW:
+                sink.write(data)
+                return
             self._call_soon(self.flush)
         waiting.append((sink, data))
 

@@ -76,6 +76,7 @@ class DataPlaneExchange:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to answer: the request's body is whole."""
+        self._outbox.open += 1
         task = self._task = loop.create_task(self._run())
         tasks = self._protocol.tasks
         tasks.add(task)
@@ -102,6 +103,7 @@ class DataPlaneExchange:
             _log.exception("unhandled exception", extra={"fields": {"request_id": self._id}})
             await self._crashed()
         finally:
+            self._outbox.open -= 1
             self._write_log(log)
 
     async def _crashed(self) -> None:

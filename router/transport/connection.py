@@ -135,11 +135,6 @@ class Connection(asyncio.Protocol):
 
     # --- httptools ------------------------------------------------------------------------------
 
-    def on_message_begin(self) -> None:
-        """Refuse a second answer to one request."""
-        if self._done:
-            self._fail("The backend sent bytes that answer no request.")
-
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; the values of several with one name are joined."""
         if self._done:
@@ -150,6 +145,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Learn the status, and whether the body says where it ends."""
         if self._done:
+            self._fail("The backend sent bytes that answer no request.")
             return
         self.status = self._parser.get_status_code()
         if self.status < 200:
@@ -243,11 +239,15 @@ class Connection(asyncio.Protocol):
                 await self._wait(min(_clock() + idle, ends))
                 if self._refused is not None:
                     raise self._refused
-                if self._take is None:
+                if not self._pumping:
                     return False
             return True
         finally:
             self._take = self._refused = None
+
+    @property
+    def _pumping(self) -> bool:
+        return self._take is not None
 
     def _hand_on(self, take: Callable[[bytes], bool]) -> None:
         """Give what has come to whoever pumps, and wake it if that was the last of it."""

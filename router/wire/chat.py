@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Caller, InferenceRequest
-from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, string_span
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
 __all__ = ["forwarded_body", "parse_chat"]
 
 _CHAT_ONLY = frozenset({"chat"})
+_LONG = 64 * 1024
 _QUOTE, _BRACKET = b'"['
 _ATTACHMENTS = {
     "image_url": "vision",
@@ -76,7 +77,9 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     try:
         body.isascii() or body.decode()
         fields = _CHAT.decode(body)
-        body, spans = index_fields(body)
+        spans = _quick_spans(body, fields) if len(body) > _LONG else None
+        if spans is None:
+            body, spans = index_fields(body)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -105,6 +108,18 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         attachments,
         needs,
     )
+
+
+def _quick_spans(body: bytes, fields: _Chat) -> dict[str, tuple[int, int]] | None:
+    """Return where the model stands, which is all that forwarding most requests needs, or None.
+
+    A long body is skimmed once, not twice. Only in such a body may a second `model` of the same
+    value go unnoticed, and reach the backend as the client wrote it.
+    """
+    if fields.router is not None or fields.stream_options is not None:
+        return None
+    span = string_span(body, b'"model"', fields.model)
+    return None if span is None else {"model": span}
 
 
 def _invalid_field(message: str) -> InvalidRequest:
