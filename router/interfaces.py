@@ -25,6 +25,7 @@ __all__ = [
     "Health",
     "HealthFeed",
     "HealthState",
+    "Parts",
     "Reply",
     "Route",
     "Scorer",
@@ -194,6 +195,10 @@ class Route:
         """What a transport makes of it once, for itself."""
 
 
+Parts = Sequence[bytes | memoryview]
+"""A request's body, in the order it is sent."""
+
+
 class Exchange(Protocol):
     """A backend's answer: its head, and its body as it comes. `close()` must be called."""
 
@@ -249,7 +254,7 @@ class Transport(Protocol):
     """Carries requests to backends over HTTP, on pooled connections."""
 
     async def send(
-        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+        self, route: Route, headers: Mapping[str, str], body: Parts, connect: float, until: float
     ) -> Exchange:
         """Send a POST and return the answer once its head is there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from router.interfaces import Decoder, Exchange, Route, Secrets, Transport
+from router.interfaces import Decoder, Exchange, Parts, Route, Secrets, Transport
 from router.types import Backend, Event, InferenceRequest
 from router.wire.failures import failure
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
@@ -125,7 +125,7 @@ class Upstream:
         line = self._lines[backend.name, path] = _Line(backend, route, (*SAFE_HEADERS, *sorted(forwarded)))
         return line
 
-    async def post(self, backend: Backend, path: str, body: bytes, request: InferenceRequest, until: float) -> Exchange:
+    async def post(self, backend: Backend, path: str, body: Parts, request: InferenceRequest, until: float) -> Exchange:
         """Send a JSON body and return the exchange once the answer's head says success.
 
         Args:

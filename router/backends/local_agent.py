@@ -33,7 +33,7 @@ class LocalAgentAdapter:
         backend, model = deployment.backend, deployment.upstream_model
         created = int(self._clock())
         body = infer_payload(request, model, backend.accepts_messages)
-        exchange = await self._upstream.post(backend, "/infer", body, request, until)
+        exchange = await self._upstream.post(backend, "/infer", (body,), request, until)
         if request.stream:
             return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)))
 

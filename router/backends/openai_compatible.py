@@ -7,7 +7,7 @@ from functools import partial
 from router.interfaces import Reply
 from router.types import Deployment, InferenceRequest
 from router.upstream import DecodedReply, Upstream
-from router.wire.chat import forwarded_body
+from router.wire.chat import forwarded_parts
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.openai import ChatStream, parse_completion
 
@@ -28,7 +28,7 @@ class OpenAICompatibleAdapter:
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
-        body = forwarded_body(request, deployment.upstream_model)
+        body = forwarded_parts(request, deployment.upstream_model)
         exchange = await self._upstream.post(deployment.backend, "/chat/completions", body, request, until)
         if request.stream:
             return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked)))

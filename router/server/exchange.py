@@ -8,7 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from router.api.client import Call, Client, Headers, answer_error
 from router.api.deps import Services
@@ -23,6 +23,7 @@ Endpoint = Callable[[Services, Call, Client, dict[str, Any]], Awaitable[None]]
 
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LONG = 256 * 1024
 _log = logging.getLogger(__name__)
 _access = logging.getLogger("router.access")
 
@@ -42,6 +43,7 @@ class DataPlaneExchange:
         services: What the router is made of.
         endpoint: Answers the request.
         headers: The request's headers, names in lower case.
+        length: Bytes of the request's body.
         keep_alive: Whether the connection may serve another request.
     """
 
@@ -54,9 +56,13 @@ class DataPlaneExchange:
         services: Services,
         endpoint: Endpoint,
         headers: Mapping[str, str],
+        length: int,
         keep_alive: bool,
     ) -> None:
-        self.parts: list[bytes] = []
+        self._parts: list[bytes] = []
+        # A long body is gathered in its place: pieces of it kept until the last would take its room twice.
+        self._long = bytearray(length) if length > _LONG else None
+        self._filled = 0
         self.keep_alive = keep_alive
         self.disconnected = False
         self.response_complete = False
@@ -73,6 +79,24 @@ class DataPlaneExchange:
         self._task: asyncio.Task[None] | None = None
 
     # --- the request ------------------------------------------------------------------------------
+
+    def add(self, data: bytes) -> None:
+        """Take a piece of the request's body."""
+        if self._long is None:
+            self._parts.append(data)
+            return
+        end = self._filled + len(data)
+        self._long[self._filled : end] = data
+        self._filled = end
+
+    def _body(self) -> bytes:
+        """Return the request's body, once."""
+        parts, self._parts = self._parts, []
+        if self._long is not None:
+            # Nobody writes to it any more, and as `bytes` it would be copied.
+            body, self._long = cast("bytes", self._long), None
+            return body
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to answer: the request's body is whole."""
@@ -91,9 +115,7 @@ class DataPlaneExchange:
 
     async def _run(self) -> None:
         log: dict[str, Any] = {}
-        parts = self.parts
-        call = Call(self._id, self._started, self._headers, parts[0] if len(parts) == 1 else b"".join(parts))
-        self.parts = []
+        call = Call(self._id, self._started, self._headers, self._body())
         try:
             await self._endpoint(self._services, call, self, log)
         except asyncio.CancelledError:

@@ -78,12 +78,12 @@ class DataPlaneProtocol(HttpToolsProtocol):
         for name in _UNUSUAL:
             if name in headers:
                 return None
-        return DataPlaneExchange(self, services, endpoint, headers, parser.should_keep_alive())
+        return DataPlaneExchange(self, services, endpoint, headers, int(length), parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the request's body."""
         if self.cycle is self._exchange and self._exchange is not None:
-            self._exchange.parts.append(body)
+            self._exchange.add(body)
         else:
             super().on_body(body)
 

@@ -10,6 +10,7 @@ from typing import cast
 
 import httptools
 
+from router.interfaces import Parts
 from router.outbox import Outbox
 from shared.errors import UpstreamUnavailable
 
@@ -174,18 +175,18 @@ class Connection(asyncio.Protocol):
 
     # --- one exchange ---------------------------------------------------------------------------
 
-    def send(self, head: bytes, body: bytes) -> bool:
+    def send(self, head: bytes, body: Parts) -> bool:
         """Send a request; False where the connection has ended already."""
         if self.closed or self._transport is None:
             return False
         self._begin()
         self._busy = True
-        # Joining copies the body; what is small costs less in one piece than in two.
-        if len(body) < HEAD_LIMIT:
-            self._outbox.write(self._transport, head + body)
+        # Joining copies the body; what is small costs less in one piece than in several.
+        if max(map(len, body), default=0) < HEAD_LIMIT:
+            self._outbox.write(self._transport, b"".join((head, *body)))
         else:
             self._outbox.flush()
-            self._transport.writelines((head, body))
+            self._transport.writelines((head, *body))
         return True
 
     async def answered(self, until: float) -> bool:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import anyio
 import httpx
 
-from router.interfaces import Route
+from router.interfaces import Parts, Route
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
 
 __all__ = ["HttpxExchange", "HttpxTransport"]
@@ -86,7 +86,7 @@ class HttpxTransport:
         self._clients: dict[tuple[str, str], httpx.AsyncClient] = {}
 
     async def send(
-        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+        self, route: Route, headers: Mapping[str, str], body: Parts, connect: float, until: float
     ) -> HttpxExchange:
         """Send a POST and return the answer once its head is there; see `Transport.send`."""
         timeout = httpx.Timeout(None, connect=connect, pool=connect)
@@ -98,7 +98,7 @@ class HttpxTransport:
             )
         with _translated(), _limited(until):
             request = client.build_request(
-                "POST", route.url, content=body, headers={**route.headers, **headers}, timeout=timeout
+                "POST", route.url, content=b"".join(body), headers={**route.headers, **headers}, timeout=timeout
             )
             return HttpxExchange(await client.send(request, stream=True))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from router.interfaces import Route
+from router.interfaces import Parts, Route
 from router.outbox import Outbox
 from router.transport.connection import Connection
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
@@ -242,13 +242,13 @@ class LeanTransport:
         self._pools: dict[tuple[str, str, int], _Pool] = {}
 
     async def send(
-        self, route: Route, headers: Mapping[str, str], body: bytes, connect: float, until: float
+        self, route: Route, headers: Mapping[str, str], body: Parts, connect: float, until: float
     ) -> LeanExchange:
         """Send a POST and return the answer once its head is there; see `Transport.send`."""
         prepared = route.prepared
         if not isinstance(prepared, _Prepared):
             prepared = route.prepared = self._prepare(route)
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, _lines(headers), len(body))
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, _lines(headers), sum(map(len, body)))
         pool = prepared.pool
         if not pool.take():
             await pool.take_turn(connect)

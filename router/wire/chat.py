@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from router.types import Caller, InferenceRequest
-from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, string_span
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, splice_parts, string_span
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
-__all__ = ["forwarded_body", "parse_chat"]
+__all__ = ["forwarded_body", "forwarded_parts", "parse_chat"]
 
 _CHAT_ONLY = frozenset({"chat"})
 _LONG = 64 * 1024
@@ -183,20 +183,24 @@ def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
     A stream is asked for its usage, which accounting needs; the usage chunk is hidden from a
     client that did not ask.
     """
+    return b"".join(forwarded_parts(request, upstream_model))
+
+
+def forwarded_parts(request: InferenceRequest, upstream_model: str) -> Sequence[bytes | memoryview]:
+    """Return what `forwarded_body` does in parts that copy nothing of a long body."""
     body, spans = request.body, request.spans
-    ask = request.stream and not request.usage_asked
     splices: list[Splice] = [(*spans["model"], msgspec.json.encode(upstream_model))]
-    if ask:
+    if request.stream and not request.usage_asked:
         if "stream_options" in spans:
             start, end = spans["stream_options"]
             splices.append((start, end, _asking_for_usage(body[start:end])))
         else:
             splices.append(insert_field(spans, "stream_options", _asking_for_usage(None)))
-    body = splice(body, splices)
+    parts = splice_parts(body, splices)
     if "router" in spans:
-        body, spans = index_fields(body)
-        body = splice(body, [remove_field(body, spans, "router")])
-    return body
+        body, spans = index_fields(b"".join(parts))
+        parts = splice_parts(body, [remove_field(body, spans, "router")])
+    return parts
 
 
 def _asking_for_usage(options: bytes | None) -> bytes:

@@ -18,6 +18,7 @@ __all__ = [
     "raw_fields",
     "remove_field",
     "splice",
+    "splice_parts",
     "string_span",
 ]
 
@@ -128,6 +129,11 @@ def _same_name(quoted: bytes, name: str) -> bool:
 
 def splice(body: bytes, splices: Sequence[Splice]) -> bytes:
     """Return `body` with every replacement made; the replacements must not overlap."""
+    return b"".join(splice_parts(body, splices))
+
+
+def splice_parts(body: bytes, splices: Sequence[Splice]) -> list[bytes | memoryview]:
+    """Return what `splice` does in parts that copy nothing of `body`."""
     rest = memoryview(body)
     parts: list[bytes | memoryview] = []
     position = 0
@@ -135,7 +141,7 @@ def splice(body: bytes, splices: Sequence[Splice]) -> bytes:
         parts += (rest[position:start], new)
         position = end
     parts.append(rest[position:])
-    return b"".join(parts)
+    return parts
 
 
 def remove_field(body: bytes, spans: Mapping[str, tuple[int, int]], name: str) -> Splice:

@@ -25,7 +25,7 @@ async def send(
 ) -> Exchange:
     """Send a request to a URL."""
     return await transport.send(
-        Route(url, {"x-fixed": "1"}), headers or {}, body, connect, time.perf_counter() + seconds
+        Route(url, {"x-fixed": "1"}), headers or {}, (body,), connect, time.perf_counter() + seconds
     )
 
 

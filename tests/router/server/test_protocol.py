@@ -153,6 +153,18 @@ async def test_request_in_pieces_is_whole(tmp_path: Path, direct: list[int]) -> 
     assert len(direct) == 1
 
 
+@pytest.mark.parametrize("first", ["model", "messages"])
+async def test_long_body_arrives_whole(tmp_path: Path, direct: list[int], first: str) -> None:
+    """A body of many reads reaches the backend byte for byte, wherever its model stands."""
+    fields = {"model": "m", "messages": [{"role": "user", "content": "\u00e9" * 1000} for _ in range(300)], "user": "u"}
+    body = json.dumps({first: fields[first], **fields}, ensure_ascii=False).encode()
+    async with running(tmp_path) as (router, upstream), wired(router) as wire:
+        await wire.send(post(body))
+        assert (await wire.answer())[0] == 200
+        assert upstream.requests[0].body == body.replace(b'"model": "m"', b'"model": "up-0"')
+    assert len(direct) == 1
+
+
 async def test_connection_that_is_to_close_is_closed(tmp_path: Path, direct: list[int]) -> None:
     """`Connection: close` is said back and done, once the whole answer is out."""
     async with running(tmp_path) as (router, _), wired(router) as wire:
