@@ -1,9 +1,17 @@
-"""`python -m router`: settings, start-up checks, uvicorn."""
+"""`python -m router`: settings, start-up checks, uvicorn; the parent of several workers or one of them."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import os
+import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 from pydantic import ValidationError
@@ -17,10 +25,16 @@ from router.registry.store import open_store
 from router.server.protocol import DataPlaneProtocol
 from router.settings import RouterSettings
 from router.tracing import TracingUnavailable, require_tracing
+from router.workers.acceptor import Acceptor
+from router.workers.link import ParentLink
+from router.workers.seat import Seat, remove_folder
 from shared.collector import calm_collector
 from shared.logs import logging_to_stderr
 
 __all__ = ["main"]
+
+_BACKLOG = 2048
+_log = logging.getLogger("router")
 
 
 class StartError(Exception):
@@ -31,8 +45,8 @@ def check_start(settings: RouterSettings) -> None:
     """Check what would make every request fail, before anything is served.
 
     Raises:
-        StartError: The registry or the manifest cannot be used, the address is taken, or the
-            router would be open to the network.
+        StartError: The registry or the manifest cannot be used, or the router would be open to
+            the network.
     """
     if settings.otel_endpoint is not None:
         try:
@@ -56,23 +70,137 @@ def check_start(settings: RouterSettings) -> None:
             f"The registry holds no API key, so {settings.host} would be open to the network. Create one with "
             "'routerctl keys create', or set ROUTER_HOST=127.0.0.1, or say ROUTER_AUTH=off if that is meant."
         )
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return the socket that all workers accept from, bound once.
+
+    Raises:
+        StartError: The address is taken or is none of this machine's.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # From here on nobody else gets the address, and a client that comes early waits.
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise StartError(
+            f"{host}:{port} cannot be listened on ({error.strerror}). Is a router running "
+            "already? Set ROUTER_PORT (or ROUTER_HOST) to another."
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server: ends with success when it is told to, and at once when it is told twice.
+
+    Args:
+        config: What it serves.
+        link: To the parent, where there is one.
+    """
+
+    def __init__(self, config: uvicorn.Config, link: ParentLink | None) -> None:
+        super().__init__(config)
+        self._link = link
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Obey SIGTERM and SIGINT, and the parent's end, while the context lasts."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        if self._link is not None:
+            self._link.watch(loop, self.stop)
         try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise StartError(
-                f"{settings.host}:{settings.port} cannot be listened on ({error.strerror}). Is a router running "
-                "already? Set ROUTER_PORT (or ROUTER_HOST) to another."
-            ) from error
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            if self._link is not None:
+                self._link.close(loop)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        if self._link is None:
+            await super().startup(sockets)
+            return
+        await super().startup([])
+        loop = asyncio.get_running_loop()
+        for listener in sockets or ():
+            acceptor = Acceptor(loop, listener, self._connection, lambda: len(self.server_state.connections))
+            self.servers.append(acceptor)  # type: ignore[arg-type]
+        self._link.ready()
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+    def stop(self) -> None:
+        """Let open answers end; the second time, do not wait for them."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
-def main() -> int:
-    """Run the router until it is told to stop; return the exit code."""
+def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None = None) -> int:
+    """Serve until told to stop; return the exit code."""
+    link = None if seat is None else ParentLink(seat.link)
+    common = {} if seat is None else {"worker": seat.number}
+    try:
+        with logging_to_stderr(settings.log_level, "router.access", common) as access:
+            config = uvicorn.Config(
+                create_app(settings, access=access, seat=seat),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                http=DataPlaneProtocol if settings.http == "direct" else "auto",
+                timeout_graceful_shutdown=settings.drain_seconds,
+            )
+            server = _Server(config, link)
+            host, port = listener.getsockname()[:2]
+            _log.info("listening", extra={"fields": {"host": host, "port": port}})
+            calm_collector()
+            server.run([listener])
+    finally:
+        if seat is not None and link is not None and link.lost:
+            remove_folder(seat.metrics)  # whoever made it cannot any more
+    return 0
+
+
+def keep_workers(settings: RouterSettings, listener: socket.socket) -> int:
+    """Become the parent of the workers: a process image without the libraries of the start-up checks."""
+    plan = {
+        "workers": settings.workers,
+        "listener": listener.fileno(),
+        "metrics": tempfile.mkdtemp(prefix="router-metrics-"),
+        "drain": settings.drain_seconds,
+        "stall": settings.stall_seconds,
+        "log_level": settings.log_level,
+    }
+    listener.set_inheritable(True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "router.workers", json.dumps(plan)])  # noqa: S606
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the router until it is told to stop; return the exit code.
+
+    Args:
+        arguments: What the parent tells a worker; a person gives none.
+    """
+    seat = Seat.parse(arguments)
     try:
         settings = RouterSettings()
+        if seat is not None:
+            # Its parent has made the checks, and a worker that comes back must not undo a later `routerctl apply`.
+            return serve(settings, socket.socket(fileno=seat.listener), seat)
         check_start(settings)
+        listener = listen(settings.host, settings.port)
     except ValidationError as error:
         for problem in error.errors():
             print(f"router: {problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
@@ -80,23 +208,10 @@ def main() -> int:
     except StartError as error:
         print(f"router: {error}", file=sys.stderr)
         return 2
-    with logging_to_stderr(settings.log_level, "router.access") as access:
-        app = create_app(settings, access=access) if settings.workers == 1 else "router.main:create_app"
-        calm_collector()
-        uvicorn.run(
-            app,
-            factory=settings.workers > 1,
-            workers=settings.workers,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            http=DataPlaneProtocol if settings.http == "direct" else "auto",
-            timeout_graceful_shutdown=settings.drain_seconds,
-        )
-    return 0
+    if settings.workers > 1:
+        return keep_workers(settings, listener)
+    return serve(settings, listener)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

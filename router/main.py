@@ -30,7 +30,7 @@ from router.dispatch import Dispatcher
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Transport
-from router.metrics import RouterMetrics
+from router.metrics import MetricsFolder, RouterMetrics
 from router.outbox import Outbox
 from router.registry.asking import Asker
 from router.registry.catalog import CatalogSource
@@ -45,6 +45,7 @@ from router.state.redis import RedisStore
 from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
 from router.upstream import Upstream
+from router.workers.seat import Seat
 from shared.asgi import RequestContext, Scope
 from shared.logs import AccessLog
 
@@ -57,12 +58,15 @@ OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
 @asynccontextmanager
-async def open_services(settings: RouterSettings, access: AccessLog | None = None) -> AsyncIterator[Services]:
+async def open_services(
+    settings: RouterSettings, access: AccessLog | None = None, seat: Seat | None = None
+) -> AsyncIterator[Services]:
     """Open everything that requests need, and close it in reverse order.
 
     Args:
         settings: The router's settings.
         access: Where access lines go; None: to the logger `router.access`.
+        seat: This process's place among several workers; None where it is alone.
 
     Raises:
         StoreError: The registry cannot be opened.
@@ -71,7 +75,7 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
     async with AsyncExitStack() as stack:
         store = await asyncio.to_thread(open_store, settings.database_url or settings.sqlite_db_path)
         stack.push_async_callback(asyncio.to_thread, store.close)
-        if settings.registry_file is not None:
+        if settings.registry_file is not None and seat is None:  # the parent of several workers has applied it
             await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
         usage = UsageWriter(store, settings.sqlite_db_path)
         stack.push_async_callback(asyncio.to_thread, usage.close)
@@ -99,18 +103,17 @@ async def open_services(settings: RouterSettings, access: AccessLog | None = Non
             catalog,
             health,
             Dispatcher(adapters, health, settings.attempts, settings.deadline),
-            Ledger(usage, RouterMetrics(metrics)),
+            Ledger(usage, _counting(stack, metrics, seat)),
             cache,
             _tracer(settings, stack),
         )
         await state.connect()
         await _in_background(stack, catalog.run())
-        named = sources(
-            local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret
-        )
         roster = AgentRoster(store)
         await _in_background(stack, roster.run())
-        await _in_background(stack, Discovery(named, store, Asker(), read_secret).run())
+        if seat is None or seat.first:
+            # Backends are asked by one worker; all see in the registry what it finds.
+            await _in_background(stack, _discovery(settings, store).run())
         yield Services(
             gateway=gateway,
             catalog=catalog,
@@ -132,6 +135,21 @@ def _tracer(settings: RouterSettings, stack: AsyncExitStack) -> Tracer | None:
     tracer = open_tracer(settings.otel_endpoint, settings.otel_service_name, settings.otel_sample_ratio)
     stack.push_async_callback(asyncio.to_thread, tracer.close)
     return tracer
+
+
+def _counting(stack: AsyncExitStack, registry: CollectorRegistry, seat: Seat | None) -> RouterMetrics:
+    """Return the metrics, shared with the other workers where there are any."""
+    if seat is None:
+        return RouterMetrics(registry)
+    folder = MetricsFolder(seat.metrics)
+    metrics = RouterMetrics(registry, folder)
+    stack.enter_context(folder.sharing(metrics.dump))
+    return metrics
+
+
+def _discovery(settings: RouterSettings, store: RegistryStore) -> Discovery:
+    named = sources(local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret)
+    return Discovery(named, store, Asker(), read_secret)
 
 
 def _transport(kind: str, outbox: Outbox) -> Transport:
@@ -156,7 +174,10 @@ async def _in_background(stack: AsyncExitStack, work: Coroutine[Any, Any, None])
 
 
 def create_app(
-    settings: RouterSettings | None = None, services: OpenServices | None = None, access: AccessLog | None = None
+    settings: RouterSettings | None = None,
+    services: OpenServices | None = None,
+    access: AccessLog | None = None,
+    seat: Seat | None = None,
 ) -> FastAPI:
     """Return the router's ASGI application.
 
@@ -164,9 +185,10 @@ def create_app(
         settings: Where None, they are read from the environment.
         services: Opens the services; tests may bring their own.
         access: Where access lines go; None: to the logger `router.access`.
+        seat: This process's place among several workers; None where it is alone.
     """
     chosen = settings or RouterSettings()
-    opened = services or (lambda: open_services(chosen, access))
+    opened = services or (lambda: open_services(chosen, access, seat))
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[dict[str, Any]]:

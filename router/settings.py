@@ -41,7 +41,9 @@ class RouterSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", validation_alias="ROUTER_HOST", description="Address to listen on.")
     port: int = Field(8000, validation_alias="ROUTER_PORT", ge=0, le=65535, description="Port to listen on.")
-    workers: int = Field(1, validation_alias="ROUTER_WORKERS", ge=1, le=256, description="Worker processes.")
+    workers: int = Field(
+        1, validation_alias="ROUTER_WORKERS", ge=1, le=256, description="Worker processes; one for each core."
+    )
     auth: Literal["auto", "required", "off"] = Field(
         "auto",
         validation_alias="ROUTER_AUTH",
@@ -116,6 +118,12 @@ class RouterSettings(BaseSettings):
     )
     drain_seconds: int = Field(
         30, validation_alias="ROUTER_DRAIN_SECONDS", ge=0, description="Seconds that open answers get at shutdown."
+    )
+    stall_seconds: float = Field(
+        30.0,
+        validation_alias="ROUTER_STALL_SECONDS",
+        gt=0,
+        description="Seconds without a sign of life after which one of several worker processes is replaced.",
     )
 
     @field_validator("redis_url")

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,6 +26,8 @@ __all__ = ["AccessLog", "Fields", "JSONFormatter", "logging_to_stderr", "redact"
 
 Fields = Mapping[str, object]
 """What a log line says beyond its message: names and JSON values."""
+
+_NOTHING: Fields = MappingProxyType({})
 
 # Bearer tokens, our own keys and the shapes of provider keys; the last line of defence, not the first.
 _SECRETS = re.compile(
@@ -42,7 +45,15 @@ def redact(text: str) -> str:
 
 
 class JSONFormatter(logging.Formatter):
-    """Formats a record as JSON; `extra={"fields": {...}}` joins the object."""
+    """Formats a record as JSON; `extra={"fields": {...}}` joins the object.
+
+    Args:
+        common: Fields of every line.
+    """
+
+    def __init__(self, common: Fields = _NOTHING) -> None:
+        super().__init__()
+        self._common = common
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end."""
@@ -51,6 +62,7 @@ class JSONFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **self._common,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -81,6 +93,7 @@ class AccessLog:
         capacity: Lines kept in memory.
         block: The most bytes given to `write` at once, but for a longer line.
         enabled: Whether lines are wanted at all.
+        common: Fields of every line.
     """
 
     def __init__(
@@ -92,9 +105,11 @@ class AccessLog:
         capacity: int = 20_000,
         block: int = 65_536,
         enabled: bool = True,
+        common: Fields = _NOTHING,
     ) -> None:
         self._write_out = write
         self._logger = logger
+        self._common = common
         self._interval = interval
         self._capacity = capacity
         self._block = block
@@ -189,6 +204,7 @@ class AccessLog:
 
     def _line(self, now: float, fields: Fields, level: str = "info", message: str = "request") -> bytes:
         line: dict[str, Any] = {"time": self._when(now), "level": level, "logger": self._logger, "message": message}
+        line.update(self._common)
         nested = False
         for key, value in fields.items():
             if isinstance(value, str):
@@ -233,18 +249,19 @@ class _ListenedHandler(logging.handlers.QueueHandler):
 
 
 @contextmanager
-def logging_to_stderr(level: str, access: str = "access") -> Iterator[AccessLog]:
+def logging_to_stderr(level: str, access: str = "access", common: Fields = _NOTHING) -> Iterator[AccessLog]:
     """Log to standard error while the context lasts; formatting and I/O happen on threads.
 
     Args:
         level: The lowest level that is written.
         access: The logger's name in access lines.
+        common: Fields of every line, such as which of several processes wrote it.
 
     Yields:
         Where access lines go; it takes none where the level is above info.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JSONFormatter())
+    handler.setFormatter(JSONFormatter(common))
     records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
     front = _ListenedHandler(records)
     listener = logging.handlers.QueueListener(records, handler)
@@ -255,9 +272,8 @@ def logging_to_stderr(level: str, access: str = "access") -> Iterator[AccessLog]
     for chatty in ("alembic", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     listener.start()
-    lines = AccessLog(
-        _write_stderr, access, block=_stderr_block(), enabled=logging.getLogger(access).isEnabledFor(logging.INFO)
-    )
+    wanted = logging.getLogger(access).isEnabledFor(logging.INFO)
+    lines = AccessLog(_write_stderr, access, block=_stderr_block(), enabled=wanted, common=common)
     try:
         yield lines
     finally:

@@ -258,3 +258,12 @@ def test_level_silences_access_lines(capsys: pytest.CaptureFixture[str], level: 
         access.write({"status": 200})
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [(line["logger"], line["status"]) for line in lines] == [("x.access", 200)] * expected
+
+
+def test_logging_says_in_every_line_what_is_common(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fields of the process join its own lines and its access lines."""
+    with logging_to_stderr("info", "x.access", {"worker": 3}) as access:
+        access.write({"status": 200})
+        logging.getLogger("x").info("said")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert {line["message"]: line["worker"] for line in lines} == {"request": 3, "said": 3}
