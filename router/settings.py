@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from redis.asyncio.connection import parse_url
+
+from router.state.redis import redis_address
 
 __all__ = ["RouterSettings", "read_secret"]
 
@@ -131,7 +132,7 @@ class RouterSettings(BaseSettings):
     def _redis_url_can_be_read(cls, url: str) -> str:
         # A Redis that is away is no fault, so nothing later would tell a URL that can never be one.
         try:
-            parse_url(url)
+            redis_address(url)
         except ValueError as error:
             # The reason is not quoted: it may hold a part of the URL, and that a password.
             raise ValueError("must be a URL like redis://host:6379/0") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.support.process import ROOT
+from tests.support.process import ROOT, free_port
 
 LATER = (
     "alembic",
@@ -17,6 +17,7 @@ LATER = (
     "opentelemetry.exporter",
     "opentelemetry.sdk",
     "psycopg",
+    "redis",
     "requests",
     "router.spans",
     "router.transport.general",
@@ -43,6 +44,21 @@ def test_a_new_registry_needs_no_migrations() -> None:
         "    for _ in range(2):\n"
         "        open_store(Path(folder) / 'models.db').close()\n"
         "print('alembic' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "False"
+
+
+def test_a_redis_that_is_away_loads_no_client() -> None:
+    """Where nobody listens, redis-py stays out of memory."""
+    program = (
+        "import asyncio, sys; from router.state.redis import RedisStore\n"
+        "async def ask():\n"
+        f"    store = RedisStore('redis://127.0.0.1:{free_port()}/0')\n"
+        "    await store.connect()\n"
+        "    await store.close()\n"
+        "asyncio.run(ask())\n"
+        "print('redis' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "False"

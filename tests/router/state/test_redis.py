@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from redis.asyncio.connection import parse_url
 
-from router.state.redis import RedisStore
+from router.state.redis import RedisAddress, RedisStore, redis_address
 from tests.support.process import free_port
 from tests.support.valkey import ValkeyProcess
 from tests.support.waiting import eventually
@@ -182,3 +184,89 @@ async def test_redis_outage_is_said_once(own_valkey: ValkeyProcess, caplog: pyte
         await eventually(lambda: store.available)
     said = [record.getMessage() for record in caplog.records if record.name == "router.state.redis"]
     assert said == ["redis is away; the cache is off until it is back", "redis is back"]
+
+
+async def test_redis_without_its_client_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where redis-py is not installed, one line says what to install, and nothing is tried again."""
+
+    async def connected(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    before = asyncio.all_tasks()
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    async with server:
+        async with open_store(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0") as store:
+            assert store._pinger is None
+            await assert_harmless(store)
+    said = [record.getMessage() for record in caplog.records if record.name == "router.state.redis"]
+    assert len(said) == 1
+    assert "install inference-router[redis]" in said[0]
+    assert asyncio.all_tasks() == before
+
+
+async def test_redis_without_its_client_that_comes_later_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same holds for a Redis that starts after the router."""
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)
+    valkey = ValkeyProcess(tmp_path, free_port())
+    async with open_store(valkey.url) as store:
+        with valkey:
+            await eventually(lambda: store._pinger is not None and store._pinger.done())
+        assert not store.available
+    said = [record.getMessage() for record in caplog.records if record.name == "router.state.redis"]
+    assert [line.partition(";")[0].partition(",")[0] for line in said] == ["redis is away", "redis answers"]
+
+
+async def test_redis_at_a_socket_file_is_used(tmp_path: Path) -> None:
+    """A `unix://` URL is knocked at and used like any other."""
+    socket = tmp_path / "v.sock"
+    with ValkeyProcess(tmp_path, None, "--unixsocket", str(socket)):
+        async with open_store(f"unix://{socket}?db=1", budget=5.0) as store:
+            await assert_works(store, "file")
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost:6379/0", RedisAddress("localhost", 6379)),
+        ("redis://cache", RedisAddress("cache", 6379)),
+        ("redis://", RedisAddress("localhost", 6379)),
+        ("rediss://user:p%40ss@cache.example:7000/3?protocol=3", RedisAddress("cache.example", 7000)),
+        ("redis://[::1]:7000", RedisAddress("::1", 7000)),
+        ("unix:///run/valkey%20a.sock?db=2", RedisAddress("", path="/run/valkey a.sock")),
+        ("unix://:secret@/run/v.sock", RedisAddress("", path="/run/v.sock")),
+    ],
+)
+def test_redis_address_is_where_the_client_connects(url: str, address: RedisAddress) -> None:
+    """The address is the one that redis-py takes from the same URL."""
+    assert redis_address(url) == address
+    asked = parse_url(url)
+    theirs = RedisAddress(
+        "" if "path" in asked else asked.get("host", "localhost"), asked.get("port", 6379), asked.get("path", "")
+    )
+    assert theirs == address
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "http://host",
+        "redis://host:port/0",
+        "redis://host:70000",
+        "redis://host/first",
+        "redis://host?db=first",
+        "redis://host?socket_timeout=long",
+        "unix://",
+        "redis://[::1",
+    ],
+)
+def test_redis_address_refuses_what_is_none(url: str) -> None:
+    """What can never be an address is an error before anything is tried."""
+    with pytest.raises(ValueError, match=r"."):
+        redis_address(url)
