@@ -28,7 +28,9 @@ class RouterSettings(BaseSettings):
         description="PostgreSQL URL; replaces the SQLite file where several routers share one registry.",
     )
     redis_url: str = Field(
-        "redis://localhost:6379/0", validation_alias="REDIS_URL", description="Redis (or Valkey) for the cache."
+        "redis://localhost:6379/0",
+        validation_alias="REDIS_URL",
+        description="Redis (or Valkey) for the cache; its client is the extra `redis`.",
     )
     llmd_endpoint: str | None = Field(
         None,

@@ -24,8 +24,8 @@ say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 case "$only" in
-    "") packages=(-e '.[local-agent,embedded-redis]' -r requirements-dev.txt) ;;
-    router) packages=('.[otel,postgres]') ;;
+    "") packages=(-e '.[local-agent,embedded-redis,redis]' -r requirements-dev.txt) ;;
+    router) packages=('.[otel,postgres,redis]') ;;
     local-agent) packages=('.[local-agent]') ;;
     *) die "--only takes router or local-agent, not $only" ;;
 esac

@@ -44,7 +44,27 @@ def test_router_needs_no_torch() -> None:
     """A router-only install stays small."""
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     names = {Requirement(line).name for line in config["project"]["dependencies"]}
-    assert not names & {"torch", "transformers", "huggingface-hub", "safetensors", "gguf"}
+    assert not names & {"torch", "transformers", "huggingface-hub", "safetensors", "gguf", "redis", "sse-starlette"}
+
+
+@pytest.mark.parametrize(
+    ("only", "packages"),
+    [
+        ("", {"fastapi", "uvicorn", "httpx", "redis", "pydantic", "sse-starlette", "torch", "transformers"}),
+        ("router", {"fastapi", "uvicorn", "httpx", "redis", "pydantic", "psycopg", "opentelemetry-sdk"}),
+    ],
+)
+def test_setup_installs_what_the_services_are_made_of(only: str, packages: set[str]) -> None:
+    """What an extra brings is there after `make setup`, and in the router's container."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    script = (ROOT / "scripts" / "setup.sh").read_text(encoding="utf-8")
+    case = only or '""'
+    found = re.search(rf"^ +{case}\) packages=\(.*'\.\[(?P<extras>[a-z,-]+)\]'", script, re.MULTILINE)
+    assert found is not None
+    lines = list(project["dependencies"])
+    for extra in found["extras"].split(","):
+        lines += project["optional-dependencies"][extra]
+    assert packages <= {Requirement(line).name for line in lines}
 
 
 def test_dockerfiles_leave_pip_to_the_setup_script() -> None:

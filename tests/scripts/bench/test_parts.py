@@ -153,7 +153,7 @@ def test_inserted_keys_open_the_router(tmp_path: Path) -> None:
 def test_size_counts_what_the_router_needs_and_nothing_else() -> None:
     """Its dependencies' dependencies too, but no torch and no test tools."""
     needed = closure("inference-router")
-    assert {"fastapi", "starlette", "pydantic-core", "uvloop", "hiredis"} <= set(needed)
+    assert {"fastapi", "starlette", "pydantic-core", "uvloop", "genai-prices"} <= set(needed)
     assert not {"torch", "transformers", "pytest", "mkdocs", "inference-router"} & set(needed)
     assert 20 < router_only_mb(ROOT) < 200
 
