@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from router.registry.build import build_catalog
-from router.registry.revision import Stamp
+from router.registry.revision import Stamp, Watch
 from router.registry.snapshot import BUILT_IN_POLICIES, EMPTY_CATALOG, Catalog, InvalidCatalog
 from router.registry.store import RegistryStore, StoreError
 
@@ -41,6 +41,7 @@ class CatalogSource:
         self._turn = asyncio.Lock()
         self._seen: Stamp | None = None
         self._known: str | None = None
+        self._watch = Watch(store.trace)
         self.current: Catalog = EMPTY_CATALOG
         self.loaded = False
         """Whether `current` has ever been read from the registry."""
@@ -58,9 +59,13 @@ class CatalogSource:
             self.problem = problem
 
     async def run(self) -> None:
-        """Look at the registry again and again until cancelled."""
+        """Look at the registry again and again until cancelled.
+
+        A look that takes a thread is spared while the registry's file is untouched.
+        """
         while True:
-            await self.refresh()
+            if self._watch.touched() or self.problem is not None:
+                await self.refresh()
             await self._sleep(self._interval)
 
     def _read(self) -> str | None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 
+from router.registry.revision import Watch
 from router.registry.rows import Announcement, Beat
 from router.registry.store import RegistryStore, StoreError
 
@@ -49,6 +50,8 @@ class AgentRoster:
         self._written: dict[str, int] = {}
         self._stale: frozenset[str] = frozenset()
         self._failing = False
+        self._watch = Watch(store.trace)
+        self._any = True
         # While no router ran, none could hear a beat: the silence counts from here.
         self._started = clock()
 
@@ -106,6 +109,7 @@ class AgentRoster:
         now = self._clock()
         with self._lock:
             known = {row["id"] for row in rows}
+            self._any = bool(known)
             self._beats = {agent: beat for agent, beat in self._beats.items() if agent in known}
             seen = {row["id"]: max(row["last_seen"], self._started, self._last(row["id"])) for row in rows}
             self._stale = frozenset(row["id"] for row in rows if row["stale"])
@@ -125,11 +129,12 @@ class AgentRoster:
         return 0 if beat is None else beat.seen_at
 
     async def run(self) -> None:
-        """Sweep again and again until cancelled."""
+        """Sweep again and again until cancelled; where nobody has announced itself, only once somebody may have."""
         while True:
             try:
-                await asyncio.to_thread(self.sweep)
-                self._failing = False
+                if self._watch.touched() or self._any or self._failing:
+                    await asyncio.to_thread(self.sweep)
+                    self._failing = False
             except StoreError as error:
                 self._complain(error)
             await self._sleep(self.interval / 5)

@@ -15,7 +15,7 @@ from router.registry.database import Database, StoreError, open_database
 from router.registry.declared import Change, changes_between, manifest_of, write_manifest
 from router.registry.keys import make_key
 from router.registry.manifest import Manifest
-from router.registry.revision import RevisionReader, Stamp
+from router.registry.revision import RevisionReader, Stamp, Trace
 from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, NewKey, Row, Rows, Source, UsageTotal
 from router.registry.totals import usage_totals
 from router.registry.usage_rows import UsageRow, insert_rows
@@ -70,6 +70,10 @@ class RegistryStore:
             StoreError: The database does not answer.
         """
         return self._revision.read()
+
+    def trace(self) -> Trace | None:
+        """Return what is another after every change, without asking the database; None where that cannot be told."""
+        return self._revision.trace()
 
     def load(self) -> Rows:
         """Read everything that a catalog is built from.

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from sqlalchemy import text
 
 from router.registry.catalog import CatalogSource
 from router.registry.manifest import parse_manifest
+from router.registry.revision import Stamp, Trace
 from router.registry.store import RegistryStore, open_store
 
 MANIFEST = 'models: [{id: m, aliases: [x]}]\nbackends: [{name: b, dialect: openai, base_url: "http://h", tier: local}]'
@@ -158,3 +162,122 @@ async def test_refresh_from_many_tasks_at_once(store: RegistryStore) -> None:
     store.create_key("a")
     await asyncio.gather(*(source.refresh() for _ in range(20)))
     assert source.current.has_keys
+
+
+class CountingStore(RegistryStore):
+    """A registry that counts the looks at it, on a file system that may hide changes.
+
+    Args:
+        store: The registry that it is, opened.
+        hides: Whether the file system tells of no change.
+    """
+
+    def __init__(self, store: RegistryStore, *, hides: bool = False) -> None:
+        super().__init__(store.database)
+        self.hides = hides
+        self.looks = 0
+
+    def stamp(self) -> Stamp:
+        """Count a look."""
+        self.looks += 1
+        return super().stamp()
+
+    def trace(self) -> Trace | None:
+        """Return the true trace, or always the same."""
+        return (None,) if self.hides else super().trace()
+
+
+class Rounds:
+    """Pauses that the test lets end one by one."""
+
+    def __init__(self) -> None:
+        self._paused: asyncio.Queue[None] = asyncio.Queue()
+        self._go_on: asyncio.Queue[None] = asyncio.Queue()
+
+    async def sleep(self, _seconds: float) -> None:
+        """Wait for the test."""
+        await self._paused.put(None)
+        await self._go_on.get()
+
+    async def first(self) -> None:
+        """Wait until the first round is over."""
+        await self._paused.get()
+
+    async def pass_(self, count: int) -> None:
+        """Let so many more rounds pass."""
+        for _ in range(count):
+            await self._go_on.put(None)
+            await self._paused.get()
+
+
+def age(path: Path) -> None:
+    """Make the registry's files an hour old."""
+    for file in (path, path.with_name(path.name + "-wal")):
+        an_hour_ago = file.stat().st_mtime - 3600
+        os.utime(file, (an_hour_ago, an_hour_ago))
+
+
+@asynccontextmanager
+async def running(store: RegistryStore) -> AsyncIterator[tuple[CatalogSource, Rounds]]:
+    """A source that has looked once, and what lets it go on."""
+    rounds = Rounds()
+    source = CatalogSource(store, sleep=rounds.sleep)
+    task = asyncio.create_task(source.run())
+    await rounds.first()
+    try:
+        yield source, rounds
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_run_spares_looks_at_an_untouched_file(store: RegistryStore, path: Path) -> None:
+    """Where nothing happens one look in ten takes a thread; a change by another process is seen in the next round."""
+    counting = CountingStore(store)
+    await CatalogSource(counting).refresh()
+    age(path)
+    counting.looks = 0
+    async with running(counting) as (source, rounds):
+        await rounds.pass_(19)
+        assert counting.looks == 2
+        other = open_store(path)
+        made = other.create_key("a")
+        await rounds.pass_(1)
+        assert source.current.caller(made.key) is not None
+        age(path)
+        await rounds.pass_(1)
+        other.create_key("b")
+        await rounds.pass_(1)
+        assert source.current.version == store.revision()
+        other.close()
+    counting.close()
+
+
+async def test_run_looks_at_a_file_that_changed_just_now(store: RegistryStore) -> None:
+    """While a second change might carry the same time as the first, every look is a whole one."""
+    store.create_key("a")
+    assert store.trace() is None
+
+
+async def test_run_sees_a_change_that_the_file_system_hides(store: RegistryStore) -> None:
+    """Ten rounds at most keep a change from being seen, whatever the file's times say."""
+    counting = CountingStore(store, hides=True)
+    async with running(counting) as (source, rounds):
+        await rounds.pass_(1)
+        store.create_key("a")
+        await rounds.pass_(9)
+        assert source.current.has_keys
+    counting.close()
+
+
+async def test_run_looks_for_a_file_that_is_away(store: RegistryStore, path: Path) -> None:
+    """A problem is looked at in every round, so that its end is seen at once."""
+    counting = CountingStore(store)
+    async with running(counting) as (source, rounds):
+        shutil.move(path, path.with_name("aside"))
+        await rounds.pass_(3)
+        assert source.problem is not None
+        shutil.move(path.with_name("aside"), path)
+        await rounds.pass_(1)
+        assert source.problem is None
+    counting.close()

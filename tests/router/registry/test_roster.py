@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from pathlib import Path
 
@@ -154,5 +155,41 @@ async def test_run_sweeps_and_survives_the_registry(store: RegistryStore, path: 
     awake.set()
     await paused.get()
     assert state(store) == {"a1": True}
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_run_sweeps_once_somebody_may_have_come(store: RegistryStore, path: Path, clock: Clock) -> None:
+    """With no agent known an untouched registry is left alone; an agent of another worker is found."""
+    paused, awake = asyncio.Queue[None](), asyncio.Queue[None]()
+    sweeps: list[int] = []
+
+    class Counting(AgentRoster):
+        def sweep(self) -> None:
+            sweeps.append(1)
+            super().sweep()
+
+    async def sleep(_seconds: float) -> None:
+        await paused.put(None)
+        await awake.get()
+
+    async def rounds(count: int) -> int:
+        sweeps.clear()
+        for _ in range(count):
+            await awake.put(None)
+            await paused.get()
+        return len(sweeps)
+
+    for file in (path, path.with_name(path.name + "-wal")):
+        os.utime(file, (1, 1))
+    roster = Counting(store, clock=clock, sleep=sleep)
+    task = asyncio.create_task(roster.run())
+    await paused.get()
+    assert await rounds(9) == 0
+    AgentRoster(store, clock=clock).register(mac())
+    assert await rounds(1) == 1
+    clock.pass_(16)
+    assert await rounds(3) == 3
+    assert [row["stale"] for row in store.agents()] == [True]
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
