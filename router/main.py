@@ -32,7 +32,7 @@ from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Transport
 from router.metrics import MetricsFolder, RouterMetrics
 from router.outbox import Outbox
-from router.registry.asking import Asker
+from router.registry.asking import Asker, Asks
 from router.registry.catalog import CatalogSource
 from router.registry.database import StoreError
 from router.registry.discovery import Discovery, sources
@@ -149,7 +149,15 @@ def _counting(stack: AsyncExitStack, registry: CollectorRegistry, seat: Seat | N
 
 def _discovery(settings: RouterSettings, store: RegistryStore) -> Discovery:
     named = sources(local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret)
-    return Discovery(named, store, Asker(), read_secret)
+    return Discovery(named, store, _asker(settings.transport), read_secret)
+
+
+def _asker(kind: str) -> Asks:
+    if kind == "lean":
+        return Asker()
+    from router.registry.asking_through import HttpxAsker  # noqa: PLC0415 - as in `_transport`
+
+    return HttpxAsker()
 
 
 def _transport(kind: str, outbox: Outbox) -> Transport:

@@ -9,11 +9,12 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import Mapping
+from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
 import httptools
 
-__all__ = ["Asker", "Refused"]
+__all__ = ["Asker", "Asks", "Refused"]
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -29,6 +30,14 @@ class Refused(Exception):
     def __init__(self, host: str, status: int) -> None:
         super().__init__(f"{host} answered {status}")
         self.status = status
+
+
+class Asks(Protocol):
+    """Sends GET requests."""
+
+    async def get(self, url: str, headers: Mapping[str, str]) -> bytes:
+        """Return the body of a successful answer; see `Asker.get`."""
+        ...
 
 
 class _Answer:

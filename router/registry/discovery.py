@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from router.interfaces import Secrets
-from router.registry.asking import Asker, Refused
+from router.registry.asking import Asks, Refused
 from router.registry.listings import ListingKind, read_listing
 from router.registry.providers import PROVIDERS, Provider
 from router.registry.rows import FoundBackend, FoundModel
@@ -87,7 +87,7 @@ class Discovery:
         self,
         sources: Sequence[Source],
         store: RegistryStore,
-        asker: Asker,
+        asker: Asks,
         secrets: Secrets,
         *,
         retry: float = _RETRY,

@@ -1,4 +1,7 @@
-"""The general HTTP client: httpx, for proxies, HTTP/2 and recorded exchanges."""
+"""The general HTTP client: httpx, for proxies, HTTP/2 and recorded exchanges.
+
+Proxies are those of the environment (`HTTPS_PROXY`, `NO_PROXY`, …); HTTP/2 needs the extra `http2`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 import anyio
@@ -13,6 +17,8 @@ import httpx
 
 from router.interfaces import Parts, Route
 from shared.errors import UpstreamTimeout, UpstreamUnavailable
+
+_HTTP2 = find_spec("h2") is not None
 
 __all__ = ["HttpxExchange", "HttpxTransport"]
 
@@ -94,7 +100,7 @@ class HttpxTransport:
         client = self._clients.get((parts.scheme, parts.netloc))
         if client is None:
             client = self._clients[parts.scheme, parts.netloc] = httpx.AsyncClient(
-                limits=self._limits, verify=self._tls, trust_env=False, follow_redirects=False
+                limits=self._limits, verify=self._tls, http2=_HTTP2, follow_redirects=False
             )
         with _translated(), _limited(until):
             request = client.build_request(

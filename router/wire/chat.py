@@ -41,7 +41,7 @@ class _Chat(msgspec.Struct):
     model: Annotated[str, msgspec.Meta(min_length=1)]
     messages: Annotated[list[_Message], msgspec.Meta(min_length=1)]
     stream: bool | None = None
-    stream_options: _StreamOptions | None = None
+    stream_options: _StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
@@ -53,7 +53,7 @@ class _Chat(msgspec.Struct):
     tools: list[msgspec.Raw] | None = None
     functions: list[msgspec.Raw] | None = None
     response_format: dict[str, msgspec.Raw] | None = None
-    router: dict[str, Any] | None = None
+    router: dict[str, Any] | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class _Part(msgspec.Struct):
@@ -98,9 +98,9 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         body,
         spans,
         caller,
-        parse_wishes(headers, fields.router),
+        parse_wishes(headers, fields.router or None),
         headers,
-        options is not None and bool(options.include_usage),  # usage_asked
+        bool(options and options.include_usage),  # usage_asked
         fields.temperature == 0 and fields.n in (None, 1),  # deterministic
         fields.max_completion_tokens or fields.max_tokens,
         fields.n or 1,  # choices
@@ -116,7 +116,7 @@ def _quick_spans(body: bytes, fields: _Chat) -> dict[str, tuple[int, int]] | Non
     A long body is skimmed once, not twice. Only in such a body may a second `model` of the same
     value go unnoticed, and reach the backend as the client wrote it.
     """
-    if fields.router is not None or fields.stream_options is not None:
+    if fields.router is not msgspec.UNSET or fields.stream_options is not msgspec.UNSET:
         return None
     span = string_span(body, b'"model"', fields.model)
     return None if span is None else {"model": span}

@@ -37,7 +37,7 @@ async def test_provider_is_enabled_by_its_key_alone(tmp_path: Path, monkeypatch:
     """EXTERNAL_OPENAI_KEY brings the provider's models, with their prices, streamed and not."""
     monkeypatch.setenv("EXTERNAL_OPENAI_KEY", KEY)
     with recorder.use_cassette("openai_chat.yaml") as cassette:
-        async with live_router(tmp_path) as router:
+        async with live_router(tmp_path, transport="httpx") as router:
             await model_known(router, "gpt-4o-mini")
             answer = await router.chat("Say hello.", model="gpt-4o-mini")
             assert answer.status_code == 200, answer.text

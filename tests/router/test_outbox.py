@@ -33,7 +33,8 @@ def test_each_sink_gets_its_bytes_in_order(writes: list[tuple[int, bytes, bool]]
 
     async def run() -> None:
         outbox, sinks = Outbox(asyncio.get_running_loop()), [Sink() for _ in range(4)]
-        for number, data, turn in writes:
+        for step, (number, data, turn) in enumerate(writes):
+            outbox.open = step % 7
             outbox.write(sinks[number], data)
             if turn:
                 await asyncio.sleep(0)
@@ -48,6 +49,7 @@ async def test_writes_wait_for_all_that_is_ready() -> None:
     """What is written in one turn goes out after everything that was ready has run."""
     loop = asyncio.get_running_loop()
     outbox, sink = Outbox(loop), Sink()
+    outbox.open = 10
     before: list[bytes] = []
     loop.call_soon(lambda: before.extend(sink.got))
     outbox.write(sink, b"1")
@@ -60,9 +62,18 @@ async def test_writes_wait_for_all_that_is_ready() -> None:
 async def test_flush_sends_at_once_and_skips_who_is_gone() -> None:
     """A connection that is to close gets its bytes first; one that is closing gets none."""
     outbox, here, gone = Outbox(asyncio.get_running_loop()), Sink(), Sink(closing=True)
+    outbox.open = 10
     outbox.write(here, b"x")
     outbox.write(gone, b"x")
     outbox.flush()
     assert (here.got, gone.got) == ([b"x"], [])
     await asyncio.sleep(0)
     assert here.got == [b"x"]
+
+
+async def test_few_wait_for_nothing() -> None:
+    """With a request or two under way there is nothing to wait for."""
+    outbox, sink = Outbox(asyncio.get_running_loop()), Sink()
+    outbox.open = 1
+    outbox.write(sink, b"x")
+    assert sink.got == [b"x"]
