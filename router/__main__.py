@@ -22,6 +22,7 @@ from router.registry.build import build_catalog
 from router.registry.database import StoreError
 from router.registry.manifest import InvalidManifest, load_manifest
 from router.registry.store import open_store
+from router.server.calm import CalmServer
 from router.server.protocol import DataPlaneProtocol
 from router.settings import RouterSettings
 from router.tracing import TracingUnavailable, require_tracing
@@ -93,7 +94,7 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-class _Server(uvicorn.Server):
+class _Server(CalmServer):
     """uvicorn's server: ends with success when it is told to, and at once when it is told twice.
 
     Args:

@@ -1,8 +1,8 @@
-"""What a router costs before it has done anything: start time, memory, imports, installed size.
+"""What a router costs before it has done anything: start time, memory, CPU at rest, imports, installed size.
 
 `python -m scripts.bench.footprint` starts real routers (empty registry and no Redis, and one over a tiny upstream);
 `--install` also installs the project into a clean virtual environment, which takes a while; `--json` prints the
-figures for other programs. Memory is read from `/proc`, so it is Linux's alone.
+figures for other programs. Memory and CPU are read from `/proc`, so they are Linux's alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-__all__ = ["installed_bytes", "main", "proportional_memory"]
+__all__ = ["cpu_at_work", "installed_bytes", "main", "proportional_memory"]
 
 ROOT = Path(__file__).parents[2]
 _ANSWER = json.dumps(
@@ -173,8 +173,28 @@ def proportional_memory(pid: int) -> int:
     return 0
 
 
-def _idle_memory(python: str, extra: dict[str, str], settle: float) -> int:
-    """Return the proportional memory in bytes of a router that has started and serves nothing."""
+def cpu_at_work(pid: int) -> float:
+    """Return the CPU milliseconds that a process's living threads have used, by the scheduler's clock.
+
+    Raises:
+        OSError: There is no such process, or no `/proc`.
+    """
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text(encoding="ascii").split()[0]) for thread in threads) / 1e6
+
+
+def _at_rest(python: str, extra: dict[str, str], settle: float, watch: float) -> tuple[int, float]:
+    """Return what a router takes that has started and serves nothing.
+
+    Args:
+        python: The interpreter.
+        extra: Its settings.
+        settle: Seconds after its start before memory is read.
+        watch: Seconds to watch its CPU afterwards.
+
+    Returns:
+        Proportional memory in bytes; CPU in milliseconds a second.
+    """
     with tempfile.TemporaryDirectory() as folder:
         settings = {"SQLITE_DB_PATH": str(Path(folder) / "models.db"), **extra}
         for _ in range(2):  # the second start is the ordinary one: nothing is left to migrate
@@ -183,7 +203,10 @@ def _idle_memory(python: str, extra: dict[str, str], settle: float) -> int:
                 _first_200(process, port, "GET", "/healthz", None)
                 time.sleep(settle)
                 memory = proportional_memory(process.pid)
-    return memory
+                used, since = cpu_at_work(process.pid), time.monotonic()
+                time.sleep(watch)
+                cpu = (cpu_at_work(process.pid) - used) / (time.monotonic() - since)
+    return memory, cpu
 
 
 def _slowest_imports(python: str, count: int) -> list[tuple[str, float]]:
@@ -239,11 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     extra = dict(pair.split("=", 1) for pair in chosen.set)
     fresh, again = _start_times(chosen.python, extra, chosen.rounds)
+    memory, cpu = _at_rest(chosen.python, extra, settle=1.0, watch=5.0)
     figures: dict[str, float] = {
         "start_fresh_s": round(statistics.median(start for start, _ in fresh), 3),
         "start_s": round(statistics.median(start for start, _ in again), 3),
         "start_cpu_s": round(statistics.median(cpu for _, cpu in again), 3),
-        "idle_pss_mib": round(_idle_memory(chosen.python, extra, settle=1.0) / _MEBIBYTE, 1),
+        "idle_pss_mib": round(memory / _MEBIBYTE, 1),
+        "idle_cpu_ms_s": round(cpu, 2),
     }
     if chosen.install:
         size, blocks = _install()

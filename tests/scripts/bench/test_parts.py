@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from router.registry.manifest import parse_manifest
 from router.registry.store import open_store
+from scripts.bench.footprint import cpu_at_work, proportional_memory
 from scripts.bench.meter import parse_ps, read_tree
 from scripts.bench.ours import Registry, insert_keys, manifest
 from scripts.bench.processes import Running, choose_cores, on_core
@@ -163,3 +164,15 @@ def test_profile_counts_a_function_once_in_each_stack() -> None:
     table = shares(["main (a.py:1);f (a.py:2);f (a.py:3) 30", "main (a.py:1);g (b.py:9) 10", "nonsense"])
     assert "| `f (a.py)` | 75.0% | 75.0% |" in table
     assert "| `g (b.py)` | 25.0% | 25.0% |" in table
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="read from /proc")
+def test_footprint_reads_cpu_and_memory_of_a_process() -> None:
+    """CPU never goes back, and a process that works has used some; memory is more than the interpreter's core."""
+    before = cpu_at_work(os.getpid())
+    while (after := cpu_at_work(os.getpid())) == before:
+        pass
+    assert 0 < before < after
+    assert proportional_memory(os.getpid()) > 1_000_000
+    with pytest.raises(OSError, match=r"."):
+        cpu_at_work(2**30)
