@@ -72,7 +72,7 @@ async def wired(router: LiveRouter) -> AsyncIterator[Wire]:
 async def running(tmp_path: Path, script: Any = None, **settings: Any) -> AsyncIterator[tuple[LiveRouter, Any]]:
     """A router in front of a scripted upstream."""
     async with scripted_upstream(*([script] if script else [])) as upstream:
-        async with live_router(tmp_path, manifest_for(upstream.url), **settings) as router:
+        async with live_router(tmp_path, manifest_for(upstream.url), **{"http": "direct", **settings}) as router:
             yield router, upstream
 
 
