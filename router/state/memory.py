@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from router.limits.book import LeaseBook
+from router.limits.leases import Ask, Grant
 
 __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A bounded `StateStore`; the least recently used entry goes first.
+    """A bounded `StateStore`, the least recently used entry of which goes first, and a `LeaseStore`.
 
     Args:
         max_bytes: Bound of all keys and values together.
@@ -22,6 +25,7 @@ class MemoryStore:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._clock = clock
+        self._book = LeaseBook()
 
     @property
     def available(self) -> bool:
@@ -49,6 +53,11 @@ class MemoryStore:
         self._bytes += len(key) + len(value)
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
+
+    async def lease(self, holder: str, asks: Sequence[Ask], ttl: float) -> list[Grant]:
+        """Book what a holder has spent, and renew its leases."""
+        now = int(self._clock() * 1000)
+        return [self._book.lease(holder, ask, now, int(ttl * 1000)) for ask in asks]
 
     def _drop(self, key: str) -> None:
         entry = self._entries.pop(key, None)

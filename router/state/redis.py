@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from router.limits.leases import Ask, Grant
+from router.limits.script import LEASE, read_reply, script_arguments, script_keys
+
 if TYPE_CHECKING:
     from redis.asyncio import Redis
+    from redis.commands.core import AsyncScript
 
 __all__ = ["RedisAddress", "RedisStore", "redis_address"]
 
@@ -24,6 +28,7 @@ _log = logging.getLogger(__name__)
 _FAULTS: tuple[type[Exception], ...] = (OSError, asyncio.TimeoutError, ValueError)
 """What an attempt to connect may raise before the client is loaded."""
 _PATIENCE = 1.0
+_LEASE_BUDGET = 0.5
 _NUMBERS = {"db", "health_check_interval", "max_connections", "protocol", "socket_connect_timeout", "socket_timeout"}
 """What a URL may ask of the client and is a number."""
 _CONNECTIONS = 64
@@ -69,7 +74,7 @@ def redis_address(url: str) -> RedisAddress:
 
 
 class RedisStore:
-    """A `StateStore` in Redis (or Valkey).
+    """A `StateStore` and a `LeaseStore` in Redis (or Valkey).
 
     A call that fails or exceeds its budget opens the breaker: for `cooldown` seconds nothing is
     sent, then one ping in the background decides. Answers thus wait for a sick Redis once, and
@@ -82,6 +87,7 @@ class RedisStore:
         cooldown: Seconds between two pings of a Redis that is away.
     """
 
+    _lease: AsyncScript
     _client: Redis
     """Made once there is somebody to talk to: before `available` has ever been true, only if `_made`."""
 
@@ -136,11 +142,18 @@ class RedisStore:
         """Keep a value for `ttl` seconds, if Redis is there."""
         await self._bounded(lambda: self._client.set(key, value, px=max(1, int(ttl * 1000))))
 
-    async def _bounded(self, call: Callable[[], Awaitable[T]]) -> T | None:
+    async def lease(self, holder: str, asks: Sequence[Ask], ttl: float) -> list[Grant] | None:
+        """Book what a holder has spent, and renew its leases; None where Redis is away."""
+        keys, arguments = script_keys(asks), script_arguments(holder, asks, ttl)
+        # No request waits for this, so it may take longer than what a request may wait for.
+        reply = await self._bounded(lambda: self._lease(keys, arguments), max(self._budget, _LEASE_BUDGET))
+        return None if reply is None else read_reply(reply)
+
+    async def _bounded(self, call: Callable[[], Awaitable[T]], budget: float | None = None) -> T | None:
         if not self._available:
             return None
         try:
-            return await asyncio.wait_for(self._in_slot(call), self._budget)
+            return await asyncio.wait_for(self._in_slot(call), self._budget if budget is None else budget)
         except self._refusing as error:
             self._refused(error)
         except self._faults as error:
@@ -160,6 +173,7 @@ class RedisStore:
 
     def _load(self, client: Redis, fault: type[Exception], refusal: type[Exception]) -> None:
         self._client, self._made = client, True
+        self._lease = client.register_script(LEASE)
         self._faults, self._refusing = (fault, *_FAULTS), (refusal,)
 
     def _unusable(self, error: ImportError) -> None:
@@ -184,7 +198,10 @@ class RedisStore:
     def _lost(self, error: BaseException) -> None:
         if self._available or not self._known:
             kind = type(error).__name__
-            _log.warning("redis is away; the cache is off until it is back", extra={"fields": {"error": kind}})
+            _log.warning(
+                "redis is away; the cache is off and limits are split until it is back",
+                extra={"fields": {"error": kind}},
+            )
         self._available, self._known = False, True
         if not self._closed and (self._pinger is None or self._pinger.done()):
             self._pinger = asyncio.get_running_loop().create_task(self._wait_for_redis())

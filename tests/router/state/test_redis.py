@@ -183,7 +183,7 @@ async def test_redis_outage_is_said_once(own_valkey: ValkeyProcess, caplog: pyte
         caplog.set_level("INFO", "router.state.redis")
         await eventually(lambda: store.available)
     said = [record.getMessage() for record in caplog.records if record.name == "router.state.redis"]
-    assert said == ["redis is away; the cache is off until it is back", "redis is back"]
+    assert said == ["redis is away; the cache is off and limits are split until it is back", "redis is back"]
 
 
 async def test_redis_without_its_client_is_said_once(
