@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Reply
+from router.limits.limiter import Limiter, Refusal, Reservation
+from router.routing.estimates import EXPECTED_COMPLETION_TOKENS
 from router.trail import Trail
 from router.types import Candidate, Chunk, Completion, Decision, Deployment, Event, InferenceRequest
 from shared.errors import (
     AllCandidatesFailed,
     ContextLengthExceeded,
+    Overloaded,
     ServiceError,
     StreamInterrupted,
     UpstreamTimeout,
@@ -79,12 +82,19 @@ class Committed:
     `close()` must be called whatever happens.
     """
 
-    __slots__ = ("_clock", "_health", "_limits", "_open", "_reply", "_ticket", "candidate", "head")
+    __slots__ = ("_clock", "_health", "_limits", "_open", "_reply", "_ticket", "candidate", "head", "reservation")
 
     def __init__(
-        self, candidate: Candidate, limits: _Limits, health: HealthBoard, ticket: int, clock: Callable[[], float]
+        self,
+        candidate: Candidate,
+        limits: _Limits,
+        health: HealthBoard,
+        ticket: int,
+        clock: Callable[[], float],
+        reservation: Reservation,
     ) -> None:
         self.candidate = candidate
+        self.reservation = reservation
         self.head: Sequence[Event] = ()
         self._limits = limits
         self._health = health
@@ -161,6 +171,7 @@ class Committed:
         if self._open:
             self._open = False
             self._health.end(self.candidate.deployment, self._ticket)
+            self.reservation.release()
             if self._reply is not None:
                 await self._reply.close()
 
@@ -173,6 +184,7 @@ class Dispatcher:
         health: Learns from every attempt.
         attempts: The attempt budget of one request.
         deadline: Seconds that one request may take, where it wishes no other limit.
+        limiter: Keeps deployments within their limits; None: each process for itself.
     """
 
     def __init__(
@@ -182,20 +194,24 @@ class Dispatcher:
         attempts: int = 3,
         deadline: float = 600.0,
         clock: Callable[[], float] = time.perf_counter,
+        limiter: Limiter | None = None,
     ) -> None:
         self._adapters = adapters
         self._health = health
         self._attempts = attempts
         self._deadline = deadline
         self._clock = clock
+        self._limiter = limiter or Limiter()
 
     async def send(self, request: InferenceRequest, decision: Decision, trail: Trail) -> Committed:
         """Return the first candidate's answer that reaches its commit point.
 
         Candidates are tried in order; one that fails in a way that another may not is followed by
-        the next, as long as the attempt budget and the deadline last.
+        the next, as long as the attempt budget and the deadline last. One that is at a limit of its
+        own is passed over: that is no attempt.
 
         Raises:
+            Overloaded: Every candidate is at a limit.
             ServiceError: The error of the only attempt, or of one that no other can mend.
             AllCandidatesFailed: Several attempts failed.
         """
@@ -203,14 +219,21 @@ class Dispatcher:
         ends = trail.started + (self._deadline if wish is None else wish / 1000)
         budget = self._attempts if request.wishes.fallback else 1
         failures: list[ServiceError] = []
+        refusals: list[Refusal] = []
         too_small = 0
         for candidate in decision.ranking:
             if len(failures) >= budget or (failures and self._clock() >= ends):
                 break
             if too_small and (candidate.model.context_length or too_small + 1) <= too_small:
                 continue
+            deployment = candidate.deployment
+            tokens = 0 if deployment.limits.tpm is None else _expected_tokens(decision)
+            reservation = self._limiter.reserve(deployment, tokens)
+            if reservation is None:
+                refusals.append(self._limiter.refusal(deployment, tokens))
+                continue
             try:
-                return await self._attempt(request, decision, candidate, trail, ends)
+                return await self._attempt(request, decision, candidate, trail, ends, reservation)
             except ContextLengthExceeded as error:
                 too_small = max(too_small, candidate.model.context_length or 0)
                 failures.append(error)
@@ -218,14 +241,22 @@ class Dispatcher:
                 failures.append(error)
                 if not error.retryable:
                     raise
-        raise _verdict(failures)
+        raise _verdict(failures) if failures else _full(refusals)
 
     async def _attempt(
-        self, request: InferenceRequest, decision: Decision, candidate: Candidate, trail: Trail, ends: float
+        self,
+        request: InferenceRequest,
+        decision: Decision,
+        candidate: Candidate,
+        trail: Trail,
+        ends: float,
+        reservation: Reservation,
     ) -> Committed:
         deployment = candidate.deployment
         adapter = self._adapters.get(deployment.backend.dialect)
         if adapter is None:
+            reservation.release()
+            reservation.settle(0)
             raise UpstreamUnavailable(f"No adapter speaks the dialect {deployment.backend.dialect!r}.")
         begun = self._clock()
         trail.deployment = deployment
@@ -235,7 +266,8 @@ class Dispatcher:
         timeouts = deployment.backend.timeouts
         first = begun + timeouts.first_token if request.stream else None
         limits = _Limits(begun + timeouts.total, ends, first, timeouts.idle)
-        committed = Committed(candidate, limits, self._health, self._health.begin(deployment), self._clock)
+        ticket = self._health.begin(deployment)
+        committed = Committed(candidate, limits, self._health, ticket, self._clock, reservation)
         try:
             await committed.begin(adapter, request, reply_model)
         except BaseException as error:
@@ -251,6 +283,8 @@ class Dispatcher:
         deployment: Deployment = committed.candidate.deployment
         code = error.code if isinstance(error, ServiceError) else "cancelled"
         trail.note(deployment, begun, self._clock(), code)
+        if isinstance(error, ServiceError) and not isinstance(error, UpstreamTimeout):
+            committed.reservation.settle(0)  # a backend that says no charges nothing; one that says nothing might
         if isinstance(error, ServiceError) and not isinstance(error, _DeadlinePassed):
             self._health.fail(deployment, error)
         await committed.close()
@@ -261,6 +295,17 @@ def _commits(event: Event) -> bool:
     if isinstance(event, Chunk):
         return event.output or event.finish_reason is not None or event.done
     return isinstance(event, Completion)
+
+
+def _expected_tokens(decision: Decision) -> int:
+    features = decision.features
+    return features.prompt_tokens + (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices
+
+
+def _full(refusals: list[Refusal]) -> Overloaded:
+    soonest = min(refusal.retry_after for refusal in refusals)
+    reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refusals))
+    return Overloaded(f"Every deployment that could answer is at its limit: {reasons}.", retry_after=soonest)
 
 
 def _verdict(failures: list[ServiceError]) -> ServiceError:

@@ -134,6 +134,9 @@ class Answer:
                 await self._source.close()
         finally:
             outcome = self._gateway.settle(meter)
+            usage = None if outcome is None else outcome.usage
+            if usage is not None and isinstance(self._source, Committed):
+                self._source.reservation.settle(usage.prompt_tokens + usage.completion_tokens)
         return outcome
 
 

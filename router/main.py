@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -30,6 +32,8 @@ from router.dispatch import Dispatcher
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Transport
+from router.limits.keeper import LeaseKeeper
+from router.limits.limiter import Limiter
 from router.metrics import MetricsFolder, RouterMetrics
 from router.outbox import Outbox
 from router.registry.asking import Asker, Asks
@@ -99,15 +103,17 @@ async def open_services(
             "openai": OpenAICompatibleAdapter(upstream),
             "local_agent": LocalAgentAdapter(upstream),
         }
+        limiter = Limiter(seat.share if seat is not None else lambda limit: limit, shared=True)
         gateway = Gateway(
             catalog,
             health,
-            Dispatcher(adapters, health, settings.attempts, settings.deadline),
+            Dispatcher(adapters, health, settings.attempts, settings.deadline, limiter=limiter),
             Ledger(usage, _counting(stack, metrics, seat)),
             cache,
             _tracer(settings, stack),
         )
         await state.connect()
+        await _keep_leases(stack, limiter, state, catalog)
         await _in_background(stack, catalog.run())
         roster = AgentRoster(store)
         await _in_background(stack, roster.run())
@@ -127,6 +133,14 @@ async def open_services(
             outbox=outbox,
             access=access,
         )
+
+
+async def _keep_leases(stack: AsyncExitStack, limiter: Limiter, state: RedisStore, catalog: CatalogSource) -> None:
+    """Get the first leases, and renew them until the stack closes."""
+    keeper = LeaseKeeper(limiter, state, lambda: catalog.current, f"{os.getpid()}-{secrets.token_hex(8)}")
+    await keeper.renew()
+    stack.push_async_callback(keeper.close)
+    await _in_background(stack, keeper.run())
 
 
 def _tracer(settings: RouterSettings, stack: AsyncExitStack) -> Tracer | None:
