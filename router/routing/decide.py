@@ -17,7 +17,7 @@ from router.routing.filters import LIVE_FILTERS, STATIC_FILTERS
 from router.routing.scorers import LIVE_SCORERS, STATIC_SCORERS
 from router.routing.weights import DEFAULT_WEIGHTS, level_of, shares_of
 from router.types import Candidate, Decision, DeploymentHealth, Features, Model, Rejection
-from shared.errors import ContextLengthExceeded, NoCandidate, ServiceError
+from shared.errors import ContextLengthExceeded, NoCandidate, Overloaded, ServiceError
 
 __all__ = ["DEFAULT_WEIGHTS", "decide", "no_candidate"]
 
@@ -154,5 +154,7 @@ def no_candidate(decision: Decision) -> ServiceError:
         return ContextLengthExceeded(f"The prompt is too long for {decision.asked!r}: {reasons}.", param="messages")
     if not decision.rejections:
         return NoCandidate(f"No deployment serves {decision.asked!r}.")
+    if "concurrency" in kinds:
+        return Overloaded(f"Every deployment that could serve {decision.asked!r} is full: {reasons}.", retry_after=1)
     missing = kinds <= {"capability", "context"}
     return NoCandidate(f"No deployment can serve {decision.asked!r}: {reasons}.", missing_capability=missing)

@@ -15,7 +15,7 @@ from msgspec import structs
 from router.routing.decide import no_candidate
 from router.routing.estimates import estimate_cost
 from router.types import Backend, Constraints, Decision, DeploymentHealth, Model, Rejection, Wishes
-from shared.errors import ContextLengthExceeded, NoCandidate
+from shared.errors import ContextLengthExceeded, NoCandidate, Overloaded
 from tests.router.routing.worlds import CHEAP, FEATURES, World, world, worlds
 from tests.support.nouns import make_backend, make_deployment, make_model
 
@@ -197,6 +197,8 @@ def refused(*filters: str) -> Decision:
         (("context", "health"), NoCandidate, 503, "no_candidate"),
         (("privacy",), NoCandidate, 503, "no_candidate"),
         (("cost", "latency"), NoCandidate, 503, "no_candidate"),
+        (("concurrency",), Overloaded, 503, "overloaded"),
+        (("concurrency", "health"), Overloaded, 503, "overloaded"),
     ],
     ids=str,
 )
