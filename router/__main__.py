@@ -158,6 +158,7 @@ def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None =
                 access_log=False,
                 server_header=False,
                 backlog=_BACKLOG,
+                ws="none",
                 http=DataPlaneProtocol if settings.http == "direct" else "auto",
                 timeout_graceful_shutdown=settings.drain_seconds,
             )

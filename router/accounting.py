@@ -183,8 +183,8 @@ class Ledger:
         if meter.settled:
             return None
         meter.settled = True
-        outcome = meter.outcome(time.perf_counter())
         self._metrics.counts.in_flight -= 1
+        outcome = meter.outcome(time.perf_counter())
         if meter.span is not None:
             meter.span.end(outcome)
         try:

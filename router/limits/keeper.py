@@ -13,9 +13,11 @@ from router.types import Model
 
 __all__ = ["LeaseKeeper"]
 
-_EVERY = 0.1
-_AT_REST = 1.0
+_EVERY = 1.0
+_BREATH = 0.02
+"""Seconds between two renewals at least: what runs low meanwhile goes together."""
 _TTL = 5.0
+_TTL_AT_REST = 60.0
 _AT_ONCE = 50
 """Deployments in one call: the store does nothing else meanwhile."""
 
@@ -32,7 +34,8 @@ class Snapshot(Protocol):
 class LeaseKeeper:
     """Reports what a limiter has spent, and brings it leases to spend.
 
-    Leases that run low are renewed at once, those in use ten times a second, the others every second.
+    Leases that run low are renewed at once, those in use every second; those at rest are longer, and renewed
+    a few times a minute.
 
     Args:
         limiter: Whose leases they are.
@@ -64,14 +67,14 @@ class LeaseKeeper:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            # At rest nothing has to be told, and whoever runs low wakes this task.
-            pause = _EVERY if await self.renew() else _AT_REST
-            timer = loop.call_later(pause, self._wake.set)
+            await self.renew()
+            timer = loop.call_later(_EVERY, self._wake.set)
             await self._wake.wait()
             timer.cancel()
+            await asyncio.sleep(_BREATH)
 
-    async def renew(self) -> bool:
-        """Report and renew what is due, once; return whether there was anything to report."""
+    async def renew(self) -> None:
+        """Report and renew what is due, once."""
         catalog = self._catalog()
         if catalog is not self._seen:
             self._seen = catalog
@@ -79,14 +82,12 @@ class LeaseKeeper:
         if not self._store.available:
             if not self._limiter.away:
                 self._limiter.lose()
-            return False
-        busy = self._limiter.busy()
-        due = self._limiter.due()
-        for start in range(0, len(due), _AT_ONCE):
-            if not await self._exchange(due[start : start + _AT_ONCE]):
-                self._limiter.lose()
-                return False
-        return busy
+            return
+        for due, seconds in zip(self._limiter.due(), (_TTL, _TTL_AT_REST), strict=True):
+            for start in range(0, len(due), _AT_ONCE):
+                if not await self._exchange(due[start : start + _AT_ONCE], seconds):
+                    self._limiter.lose()
+                    return
 
     async def close(self) -> None:
         """Return every lease, so that others need not wait until it ends by itself."""
@@ -97,11 +98,11 @@ class LeaseKeeper:
             for start in range(0, len(asks), 3 * _AT_ONCE):
                 await self._store.lease(self._holder, asks[start : start + 3 * _AT_ONCE], _TTL)
 
-    async def _exchange(self, quotas: list[Quota]) -> bool:
+    async def _exchange(self, quotas: list[Quota], seconds: float) -> bool:
         asks = self._limiter.ask(quotas)
         # The store begins to count the time later than this, so a lease ends here first.
-        until = self._clock() + _TTL
-        grants = await self._store.lease(self._holder, asks, _TTL)
+        until = self._clock() + seconds
+        grants = await self._store.lease(self._holder, asks, seconds)
         if grants is None:
             return False
         self._limiter.take(quotas, asks, grants, until)

@@ -14,7 +14,9 @@ from router.types import Deployment, Limits
 __all__ = ["FREE", "Limiter", "Quota", "Refusal", "Reservation"]
 
 _RENEWAL = 1.0
-"""Seconds after which what nobody touches is renewed."""
+"""Seconds between two sweeps of what is in use."""
+_ROUND = 20.0
+"""Seconds after which what is at rest is renewed."""
 
 
 class Refusal(NamedTuple):
@@ -60,7 +62,7 @@ FREE = Reservation(None, None, None, 0)
 class Quota:
     """The limits of one deployment, as far as this process may use them."""
 
-    __slots__ = ("limits", "next_report", "requests", "slots", "tokens", "until")
+    __slots__ = ("limits", "requests", "slots", "tokens", "touched", "until")
 
     def __init__(self) -> None:
         self.limits = Limits()
@@ -69,7 +71,8 @@ class Quota:
         self.tokens: Rate | None = None
         self.until = math.inf
         """When the leases end, or one's own part is to be looked at again."""
-        self.next_report = 0.0
+        self.touched = False
+        """Whether a request has asked for it since the last sweep."""
 
     def parts(self) -> list[Rate | Slots]:
         """Return the limits that there are."""
@@ -130,6 +133,14 @@ class Limiter:
         self._share = share
         self._clock = clock
         self._quotas: dict[str, Quota] = {}
+        self._early: dict[Quota, None] = {}
+        """Those to be renewed at once."""
+        self._touched: list[Quota] = []
+        """Those that requests have asked for since the last sweep."""
+        self._active: list[Quota] = []
+        """Those of the last sweep: their leases are short."""
+        self._sweep_at = 0.0
+        self._round_at = 0.0
         self.away = not shared
         """Whether this process is left to its own part."""
         self.rouse: Callable[[], object] = lambda: None
@@ -151,6 +162,9 @@ class Limiter:
         quota = self._quotas.get(deployment.id)
         if quota is None or quota.limits is not limits:
             quota = self._fitted(deployment)
+        if not quota.touched:
+            quota.touched = True
+            self._touched.append(quota)
         if self._clock() >= quota.until:
             self._overdue(quota)
         slots, requests, rate = quota.slots, quota.requests, quota.tokens
@@ -169,15 +183,15 @@ class Limiter:
         if slots is not None:
             slots.spend()
             if slots.balance <= slots.low:
-                self._renew_early(slots)
+                self._renew_early(quota, slots)
         if requests is not None:
             requests.spend(1)
             if requests.balance <= requests.low:
-                self._renew_early(requests)
+                self._renew_early(quota, requests)
         if rate is not None:
             rate.spend(tokens)
             if rate.balance <= rate.low:
-                self._renew_early(rate)
+                self._renew_early(quota, rate)
         return Reservation(slots, rate, tick, tokens)
 
     def refusal(self, deployment: Deployment, tokens: int) -> Refusal:
@@ -192,12 +206,13 @@ class Limiter:
         quota = self._quotas.get(deployment.id)
         if quota is None:
             quota = self._quotas[deployment.id] = Quota()
+            self._early[quota] = None
             self.rouse()
         if quota.limits == deployment.limits:
             quota.limits = deployment.limits
             return quota
         quota.fit(deployment.id, deployment.limits, self._share)
-        quota.next_report = 0.0
+        self._early[quota] = None
         if self.away:
             self.lose((quota,))
         return quota
@@ -209,6 +224,7 @@ class Limiter:
         quota.until = math.inf
         for part in quota.parts():
             part.void()
+        self._early[quota] = None
         self.rouse()
 
     def _found(self, quota: Quota, tokens: int) -> bool:
@@ -220,11 +236,13 @@ class Limiter:
         for part, units in lacking:
             part.refuse(units)
             if not self.away and now >= part.short_until:
+                self._early[quota] = None
                 self.rouse()
         return not lacking
 
-    def _renew_early(self, part: Rate | Slots) -> None:
+    def _renew_early(self, quota: Quota, part: Rate | Slots) -> None:
         part.low = -1
+        self._early[quota] = None
         self.rouse()
 
     def _settle_locally(self, quota: Quota) -> None:
@@ -249,25 +267,38 @@ class Limiter:
         """Return every quota."""
         return list(self._quotas.values())
 
-    def busy(self) -> bool:
-        """Return whether there is anything to report."""
-        return any(part.dirty for quota in self._quotas.values() for part in quota.parts())
+    def due(self) -> tuple[list[Quota], list[Quota]]:
+        """Return the quotas to report and renew now: those in use, and those at rest.
 
-    def due(self) -> list[Quota]:
-        """Return the quotas that have something to report, or are to be renewed."""
+        Who runs low is in use, and once a second whoever was asked for. Those at rest come once when
+        they come to rest, and then a few times a minute: a registry may hold thousands of them.
+        """
         now = self._clock()
-        return [
-            quota
-            for quota in self._quotas.values()
-            if now >= quota.next_report or any(part.dirty for part in quota.parts())
-        ]
+        early, self._early = self._early, {}
+        resting: list[Quota] = []
+        if now >= self._sweep_at:
+            self._sweep_at = now + _RENEWAL
+            touched, self._touched = self._touched, []
+            for quota in touched:
+                early[quota] = None
+                quota.touched = quota.slots is not None and quota.slots.in_use > 0
+                if quota.touched:
+                    self._touched.append(quota)
+            resting = [quota for quota in self._active if quota not in early]
+            self._active = touched
+            if not early and not resting:
+                # Somebody asks, so that a store that goes away or comes back is noticed.
+                early = dict.fromkeys(list(self._quotas.values())[:1])
+        if self.away or now >= self._round_at:
+            self._round_at = now + _ROUND
+            resting = [quota for quota in self._quotas.values() if quota not in early and not quota.touched]
+        return list(early), resting
 
     def ask(self, quotas: Sequence[Quota]) -> list[Ask]:
         """Return what to tell the store; each call is followed by `take` or `lose` with the same quotas."""
         now = self._clock()
         asks = []
         for quota in quotas:
-            quota.next_report = now + _RENEWAL
             asks += [part.ask(now) for part in quota.parts()]
         return asks
 

@@ -15,7 +15,7 @@ _STEP = MINUTE / BUCKETS
 _SPARE = 64
 """Requests that a process holds in reserve at most: more than come in while a renewal is under way."""
 _AHEAD = 0.3
-"""Seconds of its own demand that a process holds while others go short: three renewals."""
+"""Seconds of its own demand that a process holds while others go short."""
 _MEMORY = 1.0
 """Seconds over which demand is averaged."""
 
@@ -88,7 +88,7 @@ class _Limit:
             return self._needed
         # No more than is left for others, so that whoever is short finds something at once.
         fair = min(self.limit // (2 * self.holders), (self.free + max(0, self.balance)) // 2)
-        reserve = max(1, 2 * lean, min(fair, self.spare))
+        reserve = max(1, 2 * lean, min(fair, max(5 * lean, self.spare)))
         return min(max(reserve, self.need), self.limit)
 
     def _learn(self, grant: Grant, wanted: int, got: int, now: float) -> None:

@@ -21,7 +21,10 @@ __all__ = ["DataPlaneExchange", "Endpoint"]
 
 Endpoint = Callable[[Services, Call, Client, dict[str, Any]], Awaitable[None]]
 
-_STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+_PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
+_STATUS = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(100, 600)}
+_PATIENCE = 120.0
+"""Seconds that a client may take nothing of a stream that is there for it."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LONG = 256 * 1024
 _log = logging.getLogger(__name__)
@@ -73,6 +76,7 @@ class DataPlaneExchange:
         self._outbox = services.outbox
         self._endpoint = endpoint
         self._headers = headers
+        self._path = protocol.url.decode("latin-1")
         self._started = time.perf_counter()
         self._id = services.make_id()
         self._status = 0
@@ -100,11 +104,17 @@ class DataPlaneExchange:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to answer: the request's body is whole."""
+        if self._task is not None:
+            return
         self._outbox.open += 1
         task = self._task = loop.create_task(self._run())
-        tasks = self._protocol.tasks
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self._protocol.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # Not in the task itself: one that is cancelled before its first step runs no `finally`.
+        self._outbox.open -= 1
+        self._protocol.tasks.discard(task)
 
     def lost(self) -> None:
         """Stop: the client has left."""
@@ -125,11 +135,11 @@ class DataPlaneExchange:
             _log.exception("unhandled exception", extra={"fields": {"request_id": self._id}})
             await self._crashed()
         finally:
-            self._outbox.open -= 1
             self._write_log(log)
 
     async def _crashed(self) -> None:
         if self._status:
+            self._outbox.flush()
             self._protocol.transport.close()  # the head is out: only closing the connection tells the client
         else:
             await answer_error(self, InternalError(f"The server had an internal error. Request id: {self._id}."))
@@ -138,7 +148,7 @@ class DataPlaneExchange:
         fields: dict[str, Any] = {
             "request_id": self._id,
             "method": "POST",
-            "path": self._protocol.url.decode("latin-1"),
+            "path": self._path,
             "status": self._status or 499,
             "ms": round((time.perf_counter() - self._started) * 1000, 2),
         }
@@ -169,11 +179,17 @@ class DataPlaneExchange:
     def push(self, data: bytes) -> bool:
         """Send a piece of a stream; say whether there is room for more now."""
         self._outbox.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data))
-        return not self._flow.write_paused
+        return not (self._flow.write_paused or self.disconnected)
 
     async def drain(self) -> None:
         """Wait until there is room for more."""
-        await self._flow.drain()
+        if self.disconnected:
+            raise asyncio.CancelledError
+        try:
+            await asyncio.wait_for(self._flow.drain(), _PATIENCE)
+        except asyncio.TimeoutError:
+            self._transport.abort()  # who reads nothing holds a backend's answer back for good
+            raise asyncio.CancelledError from None
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of a stream, and its end."""
@@ -181,7 +197,8 @@ class DataPlaneExchange:
         self._complete()
 
     def _head(self, status: int, headers: Headers) -> list[bytes]:
-        self._status = status
+        if self.disconnected:
+            raise asyncio.CancelledError
         lines = [_STATUS[status], b"x-request-id: %b\r\n" % self._id.encode()]
         for name, value in self._protocol.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
@@ -189,6 +206,7 @@ class DataPlaneExchange:
             lines += (name, b": ", value, b"\r\n")
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
+        self._status = status
         return lines
 
     def _complete(self) -> None:

@@ -129,6 +129,20 @@ class DataPlaneProtocol(HttpToolsProtocol):
         else:
             super().timeout_keep_alive_handler()
 
+    def shutdown(self) -> None:
+        """Close the connection once its answer is out."""
+        self._flush()
+        super().shutdown()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, behind the answers that were given before."""
+        self._flush()
+        super().send_400_response(msg)
+
+    def _flush(self) -> None:
+        if self._services is not None:
+            self._services.outbox.flush()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop working for a client that has left."""
         if self._exchange is not None:

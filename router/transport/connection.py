@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         self._timer_at = 0.0
         self._writable: asyncio.Future[None] | None = None
         self._ended: Callable[[], None] | None = None
+        self._linger: asyncio.TimerHandle | None = None
         self._take: Callable[[bytes], bool] | None = None
         self._idle = 0.0
         self._ends = 0.0
@@ -136,6 +137,11 @@ class Connection(asyncio.Protocol):
 
     # --- httptools ------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """Refuse a second answer to one request, though it be only the beginning of one."""
+        if self._done:
+            self._fail("The backend sent bytes that answer no request.")
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; the values of several with one name are joined."""
         if self._done:
@@ -146,7 +152,6 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Learn the status, and whether the body says where it ends."""
         if self._done:
-            self._fail("The backend sent bytes that answer no request.")
             return
         self.status = self._parser.get_status_code()
         if self.status < 200:
@@ -286,11 +291,14 @@ class Connection(asyncio.Protocol):
             ended()
             return
         self._ended = ended
-        self._loop.call_later(seconds, self._end)
+        self._linger = self._loop.call_later(seconds, self._end)
 
     def _end(self) -> None:
         if (ended := self._ended) is not None:
             self._ended = None
+            if self._linger is not None:
+                self._linger.cancel()
+                self._linger = None
             ended()
 
     def abort(self) -> None:

@@ -12,8 +12,9 @@ import ssl
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from router.interfaces import Parts, Route
@@ -27,6 +28,7 @@ _PORTS = {"http": 80, "https": 443}
 _LINGER = 1.0
 """Seconds in which the framing of an answer that has been read may still end."""
 _clock = time.perf_counter
+T = TypeVar("T")
 
 
 class _Pool:
@@ -251,7 +253,7 @@ class LeanTransport:
         head = b"%b%bcontent-length: %d\r\n\r\n" % (prepared.head, _lines(headers), sum(map(len, body)))
         pool = prepared.pool
         if not pool.take():
-            await pool.take_turn(connect)
+            await _within(pool.take_turn, connect, until)
         connection: Connection | None = None
         try:
             connection = pool.idle()
@@ -259,7 +261,7 @@ class LeanTransport:
                 if connection is not None:
                     connection.abort()
                     connection = None
-                connection = await pool.connect(connect)
+                connection = await _within(pool.connect, connect, until)
                 if not connection.send(head, body) or not await connection.answered(until):
                     raise UpstreamUnavailable("The backend closed the connection without an answer.")
             return LeanExchange(connection, pool)
@@ -295,6 +297,17 @@ class LeanTransport:
         """Close every idle connection."""
         for pool in self._pools.values():
             pool.close()
+
+
+async def _within(wait: Callable[[float], Awaitable[T]], seconds: float, until: float) -> T:
+    """Wait for so many seconds, or until a moment, whichever comes first; each limit fires as itself."""
+    left = until - _clock()
+    if seconds <= left:
+        return await wait(seconds)
+    try:
+        return await wait(max(0.0, left))
+    except UpstreamTimeout as error:
+        raise TimeoutError from error
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:

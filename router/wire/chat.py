@@ -9,14 +9,13 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Caller, InferenceRequest
-from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, splice_parts, string_span
+from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, splice_parts
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
 __all__ = ["forwarded_body", "forwarded_parts", "parse_chat"]
 
 _CHAT_ONLY = frozenset({"chat"})
-_LONG = 64 * 1024
 _QUOTE, _BRACKET = b'"['
 _ATTACHMENTS = {
     "image_url": "vision",
@@ -77,9 +76,7 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     try:
         body.isascii() or body.decode()
         fields = _CHAT.decode(body)
-        spans = _quick_spans(body, fields) if len(body) > _LONG else None
-        if spans is None:
-            body, spans = index_fields(body)
+        body, spans = index_fields(body)
     except msgspec.ValidationError as error:
         raise _invalid_field(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -108,18 +105,6 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         attachments,
         needs,
     )
-
-
-def _quick_spans(body: bytes, fields: _Chat) -> dict[str, tuple[int, int]] | None:
-    """Return where the model stands, which is all that forwarding most requests needs, or None.
-
-    A long body is skimmed once, not twice. Only in such a body may a second `model` of the same
-    value go unnoticed, and reach the backend as the client wrote it.
-    """
-    if fields.router is not msgspec.UNSET or fields.stream_options is not msgspec.UNSET:
-        return None
-    span = string_span(body, b'"model"', fields.model)
-    return None if span is None else {"model": span}
 
 
 def _invalid_field(message: str) -> InvalidRequest:

@@ -19,7 +19,6 @@ __all__ = [
     "remove_field",
     "splice",
     "splice_parts",
-    "string_span",
 ]
 
 Splice = tuple[int, int, bytes]
@@ -28,8 +27,6 @@ Splice = tuple[int, int, bytes]
 _OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OPEN = re.compile(rb"[ \t\n\r]*\{")
 _NAME = re.compile(rb'[ \t\n\r]*("(?:[^"\\]|\\.)*")[ \t\n\r]*:[ \t\n\r]*')
-_STRING = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("(?:[^"\\]|\\.)*")')
-_TAIL = 4096
 _NEXT = re.compile(rb"[ \t\n\r]*[,}]")
 _SPACE = b" \t\n\r"
 
@@ -72,33 +69,6 @@ def _reckon(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, tuple[i
         spans[name] = (start, position)
         position += 1
     return spans if position == len(body) else None
-
-
-def string_span(body: bytes, name: bytes, value: str) -> tuple[int, int] | None:
-    """Return where a top-level field stands that is the first of the body or one of the last, else None.
-
-    It costs next to nothing, however long the body is. A name near the end is at the top level if
-    what follows it closes one object and no more.
-
-    Args:
-        body: A valid JSON object.
-        name: The field's name in its quotes.
-        value: The field's value; another one is not taken for it.
-    """
-    opening = _OPEN.match(body)
-    position = opening.end() if opening is not None else 0
-    if not body.startswith(name, position):
-        position = body.rfind(name, max(0, len(body) - _TAIL))
-        if position < 0:
-            return None
-        try:
-            _OBJECT.decode(b"{" + body[position:])
-        except msgspec.DecodeError:
-            return None
-    found = _STRING.match(body, position + len(name))
-    if found is None or msgspec.json.decode(found.group(1)) != value:
-        return None
-    return found.span(1)
 
 
 def _walk(body: bytes, fields: Mapping[str, msgspec.Raw]) -> dict[str, tuple[int, int]] | None:

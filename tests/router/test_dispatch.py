@@ -81,7 +81,7 @@ class ScriptedReply:
 
     async def more(self, until: float) -> Sequence[Event]:
         """Return the next event."""
-        if self.fate == "silent":
+        if self.fate == "silent" or (self.fate == "hangs" and self.given == 2):
             await asyncio.sleep(max(0.0, until - time.perf_counter()))
             raise TimeoutError
         script: list[Event] = [ROLE, WORD, END] if self.stream else [Completion(b"{}")]
@@ -209,6 +209,19 @@ async def test_dispatch_interrupts_a_stream_that_is_cut() -> None:
             seen += events
     await committed.close()
     assert seen == [ROLE, WORD]
+
+
+async def test_dispatch_blames_nobody_for_a_deadline_in_mid_stream() -> None:
+    """The request's own deadline is told as that, also where the answer is under way."""
+    health = HealthBoard()
+    dispatcher = Dispatcher({"openai": ScriptedAdapter()}, health)
+    trail = Trail(time.perf_counter())
+    committed = await dispatcher.send(request_for(wishes=Wishes(deadline_ms=20)), decision_for(["hangs"]), trail)
+    with pytest.raises(StreamInterrupted):
+        while True:
+            await committed.pump(lambda _events: True)
+    await committed.close()
+    assert all(state.available and state.failure_rate == 0 for state in health.snapshot().values())
 
 
 async def test_dispatch_tries_only_larger_contexts_after_one_was_too_small() -> None:

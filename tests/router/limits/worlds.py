@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import chain, takewhile
 
 from router.limits.book import LeaseBook
 from router.limits.leases import Ask, Grant
@@ -110,7 +110,7 @@ class World:
     def send(self, number: int) -> None:
         """A report leaves the process."""
         process = self.processes[number]
-        if process.under_way is None and (due := process.limiter.due()):
+        if process.under_way is None and (due := list(chain(*process.limiter.due()))):
             process.roused = False
             process.under_way = (due, process.limiter.ask(due), self.now - process.origin + TTL)
 

@@ -14,7 +14,7 @@ import pytest
 
 from router.server.exchange import DataPlaneExchange
 from tests.support.router import LiveRouter, live_router, manifest_for
-from tests.support.upstream import ScriptedReply, SeenRequest, chunk, say, scripted_upstream
+from tests.support.upstream import ScriptedReply, SeenRequest, chunk, fail, say, scripted_upstream
 from tests.support.waiting import eventually
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}).encode()
@@ -226,6 +226,14 @@ async def test_slow_reader_holds_the_backend_back(tmp_path: Path) -> None:
             last = written
             await asyncio.sleep(0.1)
         assert written < 100_000_000
+
+
+@pytest.mark.parametrize("status", [420, 499])
+async def test_status_that_nobody_registered_is_passed_on(tmp_path: Path, status: int) -> None:
+    """A backend's 4xx is the client's, whatever its number."""
+    async with running(tmp_path, fail(status)) as (router, _), wired(router) as wire:
+        await wire.send(post())
+        assert (await wire.answer())[0] == status
 
 
 async def test_crash_is_an_error_in_the_callers_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

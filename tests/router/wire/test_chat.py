@@ -6,11 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from router.types import InferenceRequest
-from router.wire import chat
 from router.wire.chat import forwarded_body, parse_chat
 from router.wire.fields import raw_fields
 from shared.errors import InvalidRequest
@@ -257,17 +256,6 @@ def test_forwarded_body_changes_only_what_it_must(body: bytes) -> None:
     for name in after:
         if name not in ("model", "stream_options"):
             assert bytes(after[name]) == bytes(before[name])
-
-
-@given(chat_bodies())
-def test_forwarded_long_body_is_that_of_a_short_one(body: bytes) -> None:
-    """The quick way of long bodies finds the same model, or finds nothing and leaves it to the other way."""
-    names = json.loads(body, object_pairs_hook=lambda pairs: [name for name, _ in pairs])
-    assume(len(set(names)) == len(names) and json.loads(body).get("router", {}) is not None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chat, "_LONG", 0)
-        quick = forwarded_body(parse(body), "up")
-    assert json.loads(quick) == json.loads(forwarded_body(parse(body), "up"))
 
 
 def test_forwarded_body_keeps_unknown_fields_byte_for_byte() -> None:
