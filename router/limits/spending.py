@@ -122,11 +122,6 @@ class Rate(_Limit):
         self._contact: float | None = None
         self._cap = 0
 
-    @property
-    def dirty(self) -> bool:
-        """Whether there is something to report."""
-        return self._total != self._acked or self.need > 0 or bool(self._refunds)
-
     def spend(self, units: int) -> None:
         """Spend units of the balance, or beyond it where they have been used already."""
         self.balance -= units
@@ -236,21 +231,11 @@ class Slots(_Limit):
         self.in_use = 0
         self._sent = (0, 0, 0)
 
-    @property
-    def dirty(self) -> bool:
-        """Whether there is something to report."""
-        return self.need > 0
-
     def spend(self) -> None:
         """Take a slot."""
         self.balance -= 1
         self.in_use += 1
         self._demand += 1
-
-    def give_back(self) -> None:
-        """Leave a slot to the next request."""
-        self.balance += 1
-        self.in_use -= 1
 
     def ask(self, now: float) -> Ask:
         """Return the report and the wish for the store; surplus is returned from here on."""

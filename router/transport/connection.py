@@ -41,7 +41,6 @@ class Connection(asyncio.Protocol):
         self._until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._writable: asyncio.Future[None] | None = None
         self._ended: Callable[[], None] | None = None
         self._linger: asyncio.TimerHandle | None = None
         self._take: Callable[[bytes], bool] | None = None
@@ -119,21 +118,8 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self.resume_writing()
         self._wake()
         self._end()
-
-    def pause_writing(self) -> None:
-        """Hold the sender back: the backend does not take the request as fast as it comes."""
-        if self._writable is None:
-            self._writable = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        """Let the sender go on."""
-        if self._writable is not None:
-            if not self._writable.done():
-                self._writable.set_result(None)
-            self._writable = None
 
     # --- httptools ------------------------------------------------------------------------------
 

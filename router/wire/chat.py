@@ -13,7 +13,7 @@ from router.wire.fields import Splice, index_fields, insert_field, remove_field,
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
-__all__ = ["forwarded_body", "forwarded_parts", "parse_chat"]
+__all__ = ["forwarded_parts", "parse_chat"]
 
 _CHAT_ONLY = frozenset({"chat"})
 _QUOTE, _BRACKET = b'"['
@@ -162,17 +162,12 @@ def _needs(fields: _Chat, needs: frozenset[str]) -> frozenset[str]:
     return needs
 
 
-def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
+def forwarded_parts(request: InferenceRequest, upstream_model: str) -> Sequence[bytes | memoryview]:
     """Return the client's bytes with the backend's model name, without the `router` object.
 
-    A stream is asked for its usage, which accounting needs; the usage chunk is hidden from a
-    client that did not ask.
+    They come in parts, which copy nothing of a long body. A stream is asked for its usage, which
+    accounting needs; the usage chunk is hidden from a client that did not ask.
     """
-    return b"".join(forwarded_parts(request, upstream_model))
-
-
-def forwarded_parts(request: InferenceRequest, upstream_model: str) -> Sequence[bytes | memoryview]:
-    """Return what `forwarded_body` does in parts that copy nothing of a long body."""
     body, spans = request.body, request.spans
     splices: list[Splice] = [(*spans["model"], msgspec.json.encode(upstream_model))]
     if request.stream and not request.usage_asked:

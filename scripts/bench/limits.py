@@ -17,6 +17,7 @@ from router.limits.limiter import Limiter
 from router.state.memory import MemoryStore
 from router.state.redis import RedisStore
 from router.types import Backend, Deployment, Limits
+from scripts.bench.ledger import each
 
 __all__ = ["main", "measure"]
 
@@ -34,17 +35,6 @@ CASES = {
 def deployment(name: str, limits: Limits) -> Deployment:
     """Return a deployment with limits."""
     return Deployment(f"{name}@scripted", name, BACKEND, name, limits=limits)
-
-
-def each(work: Callable[[], object], calls: int) -> float:
-    """Return the microseconds of one call, the best of five runs."""
-    best = float("inf")
-    for _ in range(5):
-        begun = time.thread_time()
-        for _ in range(calls):
-            work()
-        best = min(best, time.thread_time() - begun)
-    return best / calls * 1e6
 
 
 def request(limiter: Limiter, place: Deployment) -> Callable[[], object]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.types import InferenceRequest
-from router.wire.chat import forwarded_body, parse_chat
+from router.wire.chat import forwarded_parts, parse_chat
 from router.wire.fields import raw_fields
 from shared.errors import InvalidRequest
 from tests.support.nouns import CALLER, chat_request
@@ -218,7 +218,13 @@ def test_parse_chat_knows_which_requests_have_one_answer(fields: dict[str, Any],
     assert chat_request(**fields).deterministic is same
 
 
-# --- forwarded_body ---------------------------------------------------------------------------
+# --- forwarded_parts --------------------------------------------------------------------------
+
+
+def forwarded_body(request: InferenceRequest, upstream_model: str) -> bytes:
+    """Return the parts as the backend gets them."""
+    return b"".join(forwarded_parts(request, upstream_model))
+
 
 _free = text.filter(lambda name: name not in {"model", "messages", "stream", "stream_options", "router"})
 _typed = {"temperature", "top_p", "max_tokens", "max_completion_tokens", "n", "seed", "stop", "logprobs", "tools"}
