@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from router.types import (
+    Caller,
     Candidate,
+    Chunk,
+    Completion,
     Deployment,
     DeploymentHealth,
+    Endpoint,
     Event,
     Features,
     InferenceRequest,
@@ -19,9 +23,13 @@ from shared.errors import ServiceError
 
 __all__ = [
     "BackendAdapter",
+    "Bridge",
+    "Bridges",
     "Decoder",
     "Exchange",
     "Filter",
+    "Front",
+    "Headers",
     "Health",
     "HealthFeed",
     "HealthState",
@@ -43,8 +51,17 @@ Secrets = Callable[[str], str | None]
 """The value of a named secret, or None where it is not set."""
 
 
+Headers = Sequence[tuple[bytes, bytes]]
+"""Headers as they are sent, names in lower case."""
+
+
 class Reply(Protocol):
-    """A backend's answer, translated to the client's dialect. `close()` must be called."""
+    """A backend's answer, in the dialect of the request that was sent. `close()` must be called."""
+
+    @property
+    def notes(self) -> Headers:
+        """What the client gets to know besides the answer: the backend's rate limits, what was changed."""
+        ...
 
     async def more(self, until: float) -> Sequence[Event]:
         """Return the next events; none mean that the answer is complete.
@@ -86,6 +103,10 @@ class Reply(Protocol):
 class BackendAdapter(Protocol):
     """Speaks one wire dialect to a backend."""
 
+    def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:
+        """Return whether a request of this endpoint can be sent as it is; if not, it is bridged over chat."""
+        ...
+
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
@@ -103,6 +124,51 @@ class BackendAdapter(Protocol):
             TimeoutError: Nothing came in time.
         """
         ...
+
+
+class Bridge(Protocol):
+    """Carries one request of another endpoint over chat, and its answer back; made anew for each attempt."""
+
+    @property
+    def request(self) -> InferenceRequest:
+        """The same request as a chat request; its `changes` say what chat has no words for.
+
+        A stream asks for its usage.
+        """
+        ...
+
+    def whole(self, completion: Completion) -> Completion:
+        """Return a whole chat answer in the client's dialect."""
+        ...
+
+    def feed(self, chunk: Chunk) -> Chunk:
+        """Return the next piece of a chat stream in the client's dialect.
+
+        `chunk.raw` holds none, one or several whole events; the last piece is `done` and holds `[DONE]`. In
+        what is returned `raw` holds the client's events, perhaps none; the other fields stay.
+        """
+        ...
+
+
+Bridges = Mapping[Endpoint, Callable[[InferenceRequest], Bridge]]
+"""How the requests of each endpoint that chat can carry are bridged."""
+
+
+class Front(NamedTuple):
+    """How the clients of one endpoint are spoken with; pure.
+
+    Attributes:
+        parse: Makes a request of a body, a request id, the caller and the client's headers (names in lower
+            case); raises `InvalidRequest` where the body is none.
+        error: Returns the status and the JSON body that tell an error.
+        error_event: Returns the event that tells an error in a stream, and ends it.
+        ping: An event that says nothing, sent while a backend thinks.
+    """
+
+    parse: Callable[[bytes, str, Caller, Mapping[str, str]], InferenceRequest]
+    error: Callable[[ServiceError], tuple[int, bytes]]
+    error_event: Callable[[ServiceError], bytes]
+    ping: bytes = b": ping\n\n"
 
 
 class Decoder(Protocol):

@@ -30,6 +30,7 @@ __all__ = [
     "Deployment",
     "DeploymentHealth",
     "Dialect",
+    "Endpoint",
     "Event",
     "Features",
     "InferenceRequest",
@@ -47,6 +48,18 @@ __all__ = [
 ]
 
 Dialect = Literal["openai", "anthropic", "gemini", "local_agent"]
+Endpoint = Literal[
+    "chat",
+    "completions",
+    "embeddings",
+    "responses",
+    "messages",
+    "count_tokens",
+    "audio",
+    "images",
+    "moderations",
+    "rerank",
+]
 Tier = Literal["local", "cluster", "external"]
 Privacy = Literal["local", "cluster", "any"]
 CacheState = Literal["hit", "miss", "off"]
@@ -210,7 +223,7 @@ class InferenceRequest(Struct, frozen=True):
     """
 
     id: str
-    endpoint: Literal["chat"]
+    endpoint: Endpoint
     model: str
     stream: bool
     body: bytes
@@ -231,6 +244,14 @@ class InferenceRequest(Struct, frozen=True):
     """Images, audio and files in the prompt."""
     needs: frozenset[str] = frozenset({"chat"})
     """Capabilities without which a deployment cannot serve this request."""
+    path: str = ""
+    """Where it goes behind the backend's base URL, for an endpoint that has several places: `/audio/speech`."""
+    content_type: str = "application/json"
+    """The body's own, where it may be something else than JSON."""
+    changes: tuple[str, ...] = ()
+    """What was dropped or altered on the way to this form of the request, each as `FIELD WHAT`: `seed dropped`."""
+    pin: str | None = None
+    """The id of the only deployment that may answer: it holds what the request refers to."""
 
 
 class Features(Struct, frozen=True):
@@ -248,6 +269,8 @@ class Features(Struct, frozen=True):
     max_cost_usd: Decimal | None = None
     first_token_ms: int | None = None
     session: str | None = None
+    pin: str | None = None
+    """The only deployment that may answer."""
 
 
 class DeploymentHealth(Struct, frozen=True):
@@ -315,11 +338,12 @@ class Chunk(Struct, frozen=True):
 
 
 class Completion(Struct, frozen=True):
-    """A whole answer: the JSON body as the client gets it."""
+    """A whole answer: the body as the client gets it, JSON unless `content_type` says otherwise."""
 
     body: bytes
     usage: Usage | None = None
     finish_reason: str | None = None
+    content_type: bytes = b"application/json"
 
 
 Event = Chunk | Completion

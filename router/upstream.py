@@ -1,23 +1,38 @@
-"""Requests to backends: keys, headers, limits, and what a reply's status means."""
+"""Requests to backends: addresses, keys, headers, limits, and what a reply's status means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
+from urllib.parse import quote
 
-from router.interfaces import Decoder, Exchange, Parts, Route, Secrets, Transport
-from router.types import Backend, Event, InferenceRequest
+from router.interfaces import Decoder, Exchange, Headers, Parts, Route, Secrets, Transport
+from router.types import Backend, Deployment, Event, InferenceRequest
 from router.wire.failures import failure
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
 
-__all__ = ["DecodedReply", "Upstream"]
+__all__ = ["OPENAI", "DecodedReply", "Manner", "Upstream"]
 
 SAFE_HEADERS = ("traceparent", "tracestate")
 """Client headers that every backend may see."""
 _NEVER = frozenset(
-    {"authorization", "x-api-key", "cookie", "host", "content-length", "transfer-encoding", "connection"}
+    {
+        "authorization",
+        "x-api-key",
+        "api-key",
+        "x-goog-api-key",
+        "cookie",
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+    }
 )
 _ERROR_LIMIT = 64 * 1024
+_NOTED = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
+"""What the names of the headers begin with that a client gets of a backend's answer."""
+_NOTE_SAFE = "/:@.+ ,[]=_-"
 _FIXED = {
     "content-type": "application/json",
     "accept": "application/json, text/event-stream",
@@ -26,10 +41,28 @@ _FIXED = {
 }
 
 
+class Manner(NamedTuple):
+    """How a dialect is spoken over HTTP.
+
+    Attributes:
+        key_header: Where the backend's key goes; in `authorization` it is a bearer token.
+        fixed: Headers of every request.
+        forwarded: Client headers, in lower case, that such a backend may see and that win over `fixed`.
+    """
+
+    key_header: str = "authorization"
+    fixed: Mapping[str, str] = MappingProxyType(_FIXED)
+    forwarded: tuple[str, ...] = ()
+
+
+OPENAI = Manner()
+
+
 class _Line(NamedTuple):
     """What the requests to one path of one backend share."""
 
     backend: Backend
+    manner: Manner
     route: Route
     forwarded: tuple[str, ...]
     """The client's headers that it may see, in lower case."""
@@ -41,12 +74,26 @@ class DecodedReply:
     Args:
         exchange: The open exchange.
         decoder: Knows the dialect.
+        changes: What the request lost on its way to the backend.
     """
 
-    def __init__(self, exchange: Exchange, decoder: Decoder) -> None:
+    def __init__(self, exchange: Exchange, decoder: Decoder, changes: Sequence[str] = ()) -> None:
         self._exchange = exchange
         self._decoder = decoder
+        self._changes = changes
         self._ended = False
+
+    @property
+    def notes(self) -> Headers:
+        """What the client gets to know besides the answer; see `Reply.notes`."""
+        pairs = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in self._exchange.headers.items()
+            if name.startswith(_NOTED)
+        ]
+        if self._changes:
+            pairs.append((b"x-router-changes", quote(", ".join(self._changes), safe=_NOTE_SAFE).encode()))
+        return pairs
 
     async def more(self, until: float) -> Sequence[Event]:
         """Return the next events; see `Reply.more`."""
@@ -105,51 +152,65 @@ class Upstream:
     def __init__(self, transport: Transport, secrets: Secrets) -> None:
         self._transport = transport
         self._secrets = secrets
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._lines: dict[tuple[str, str, str], _Line] = {}
 
-    def _line(self, backend: Backend, path: str) -> _Line:
+    def _line(self, deployment: Deployment, path: str, manner: Manner) -> _Line:
         """Return what requests to a backend's path share; made anew when the registry tells the backend anew."""
-        known = self._lines.get((backend.name, path))
-        if known is not None and known.backend is backend:
+        backend = deployment.backend
+        named = deployment.upstream_model if "{model}" in backend.base_url else ""
+        known = self._lines.get((backend.name, path, named))
+        if known is not None and known.backend is backend and known.manner is manner:
             return known
-        forwarded = {name.lower() for name in backend.forward_headers} - _NEVER
-        headers = {name: value for name, value in _FIXED.items() if name not in forwarded}
+        forwarded = ({name.lower() for name in backend.forward_headers} | {*manner.forwarded}) - _NEVER
+        headers = {name: value for name, value in manner.fixed.items() if name not in forwarded}
         if backend.api_key_env is not None:
             secret = self._secrets(backend.api_key_env)
             if not secret:
                 raise UpstreamUnauthorized(
                     f"The variable {backend.api_key_env} that holds the backend's key is not set."
                 )
-            headers["authorization"] = f"Bearer {secret}"
-        route = Route(backend.base_url.rstrip("/") + path, headers)
-        line = self._lines[backend.name, path] = _Line(backend, route, (*SAFE_HEADERS, *sorted(forwarded)))
+            bearer = manner.key_header == "authorization"
+            headers[manner.key_header] = f"Bearer {secret}" if bearer else secret
+        route = Route(_address(backend.base_url, path, named), headers)
+        line = _Line(backend, manner, route, (*SAFE_HEADERS, *sorted(forwarded)))
+        self._lines[backend.name, path, named] = line
         return line
 
-    async def post(self, backend: Backend, path: str, body: Parts, request: InferenceRequest, until: float) -> Exchange:
-        """Send a JSON body and return the exchange once the answer's head says success.
+    async def post(
+        self,
+        deployment: Deployment,
+        path: str,
+        body: Parts,
+        request: InferenceRequest,
+        until: float,
+        manner: Manner = OPENAI,
+    ) -> Exchange:
+        """Send a body and return the exchange once the answer's head says success.
 
         Args:
-            backend: Where to.
-            path: Behind the backend's base URL.
+            deployment: Where to.
+            path: Behind the backend's base URL; one of a bounded number.
             body: What to send.
             request: Its id goes along, and those of its headers that the backend may see.
             until: When to stop waiting (`time.perf_counter` seconds).
+            manner: How the backend's dialect is spoken; the same object each time.
 
         Raises:
             ServiceError: The backend cannot be reached, answered with a 4xx or 5xx, or with no stream where one
                 was asked for.
             TimeoutError: The head did not come in time.
         """
-        line = self._line(backend, path)
+        backend = deployment.backend
+        line = self._line(deployment, path, manner)
         headers = {"x-request-id": request.id}
         theirs = request.headers
         for name in line.forwarded:
             if name in theirs:
                 headers[name] = theirs[name]
-            elif name in _FIXED:
-                headers[name] = _FIXED[name]
+            elif name in manner.fixed:
+                headers[name] = manner.fixed[name]
         exchange = await self._transport.send(line.route, headers, body, backend.timeouts.connect, until)
-        if exchange.status == 200:
+        if 200 <= exchange.status < 300:
             if not request.stream or _is_event_stream(exchange.headers.get("content-type", "")):
                 return exchange
             await exchange.close()
@@ -158,6 +219,12 @@ class Upstream:
             raise await _failure(backend, exchange, until)
         finally:
             await exchange.close()
+
+
+def _address(base_url: str, path: str, model: str) -> str:
+    """Return a URL: `path` goes behind the path of the base URL, before its query."""
+    base, mark, query = base_url.partition("?")
+    return base.rstrip("/").replace("{model}", quote(model, safe="")) + path + mark + query
 
 
 async def _failure(backend: Backend, exchange: Exchange, until: float) -> ServiceError:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from router.interfaces import Reply
-from router.types import Completion, Deployment, InferenceRequest
+from router.types import Candidate, Completion, Deployment, Endpoint, InferenceRequest
 from router.upstream import DecodedReply, Upstream
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.infer import InferStream, infer_payload, parse_infer
@@ -26,6 +26,10 @@ class LocalAgentAdapter:
         self._upstream = upstream
         self._clock = clock
 
+    def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:  # noqa: ARG002
+        """Return whether an endpoint is one that an agent's payload can carry as it is: chat."""
+        return endpoint == "chat"
+
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
@@ -33,7 +37,7 @@ class LocalAgentAdapter:
         backend, model = deployment.backend, deployment.upstream_model
         created = int(self._clock())
         body = infer_payload(request, model, backend.accepts_messages)
-        exchange = await self._upstream.post(backend, "/infer", (body,), request, until)
+        exchange = await self._upstream.post(deployment, "/infer", (body,), request, until)
         if request.stream:
             return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)))
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 from router.interfaces import Reply
-from router.types import Deployment, InferenceRequest
+from router.types import Candidate, Deployment, Endpoint, InferenceRequest
 from router.upstream import DecodedReply, Upstream
 from router.wire.chat import forwarded_parts
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.openai import ChatStream, parse_completion
 
 __all__ = ["OpenAICompatibleAdapter"]
+
+_DECLARED = ("responses", "messages", "count_tokens")
 
 
 class OpenAICompatibleAdapter:
@@ -24,12 +26,16 @@ class OpenAICompatibleAdapter:
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
 
+    def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:
+        """Return whether an endpoint is the backend's own: those that not all have, its model must declare."""
+        return endpoint not in _DECLARED or endpoint in candidate.model.capabilities
+
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
         body = forwarded_parts(request, deployment.upstream_model)
-        exchange = await self._upstream.post(deployment.backend, "/chat/completions", body, request, until)
+        exchange = await self._upstream.post(deployment, "/chat/completions", body, request, until)
         if request.stream:
             return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked)))
         return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import msgspec
 
 from router.types import Caller, InferenceRequest
 from router.wire.fields import Splice, index_fields, insert_field, remove_field, splice, splice_parts
+from router.wire.parsing import invalid_field, read_fields
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest
 
@@ -62,8 +62,6 @@ class _Part(msgspec.Struct):
 
 _CHAT = msgspec.json.Decoder(_Chat)
 _PARTS = msgspec.json.Decoder(list[_Part])
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
-_MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[str, str]) -> InferenceRequest:
@@ -73,16 +71,7 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
         InvalidRequest: The body is not JSON, not UTF-8, or a field has a wrong type or value; the
             error names the field.
     """
-    try:
-        body.isascii() or body.decode()
-        fields = _CHAT.decode(body)
-        body, spans = index_fields(body)
-    except msgspec.ValidationError as error:
-        raise _invalid_field(str(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The request body is not valid JSON: {error}.") from error
-    except RecursionError as error:
-        raise InvalidRequest("The request body is nested too deeply.") from error
+    fields, body, spans = read_fields(_CHAT, body)
     text_bytes, attachments, needs = _measure(fields.messages)
     needs = _needs(fields, needs)
     options = fields.stream_options
@@ -107,19 +96,6 @@ def parse_chat(body: bytes, request_id: str, caller: Caller, headers: Mapping[st
     )
 
 
-def _invalid_field(message: str) -> InvalidRequest:
-    path = _PATH.search(message)
-    missing = _MISSING.search(message)
-    param = path.group(1) if path else ""
-    text = message[: path.start()] if path else message
-    if missing:
-        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
-        return InvalidRequest(f"Missing required parameter: '{param}'.", param=param)
-    if not param:
-        return InvalidRequest(f"The request body must be a JSON object. {text}.")
-    return InvalidRequest(f"Invalid value for '{param}': {text[:1].lower()}{text[1:]}.", param=param)
-
-
 def _measure(messages: list[_Message]) -> tuple[int, int, frozenset[str]]:
     """Return the bytes of text, the number of attachments, and what the attachments need."""
     text = 0
@@ -136,7 +112,7 @@ def _measure(messages: list[_Message]) -> tuple[int, int, frozenset[str]]:
             try:
                 parts = _PARTS.decode(content)
             except msgspec.ValidationError as error:
-                inner = _invalid_field(str(error))
+                inner = invalid_field(str(error))
                 param = f"messages[{index}].content{inner.param or ''}"
                 raise InvalidRequest(f"Invalid value for '{param}': {error}.", param=param) from error
             for part in parts:

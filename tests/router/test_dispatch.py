@@ -55,6 +55,10 @@ class ScriptedAdapter:
     tried: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
 
+    def speaks(self, endpoint: str, candidate: Candidate) -> bool:
+        """Speak every endpoint."""
+        return True
+
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
@@ -78,6 +82,7 @@ class ScriptedReply:
     stream: bool
     on_close: Callable[[], None]
     given: int = 0
+    notes: Sequence[tuple[bytes, bytes]] = ()
 
     async def more(self, until: float) -> Sequence[Event]:
         """Return the next event."""
