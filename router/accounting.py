@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from router.interfaces import UsageSink
+from router.interfaces import Headers, UsageSink
 from router.metrics import RouterMetrics
 from router.tracing import Span
 from router.trail import Trail
@@ -64,6 +64,8 @@ class Meter(Struct):
     output_bytes: int = 0
     span: Span | None = None
     """Its trace, where it is sampled."""
+    notes: Headers = ()
+    """What the backend's answer says besides; see `Reply.notes`."""
     priced: Usage | None = None
     """What `price` is the cost of."""
     price: Decimal | None = None
@@ -125,6 +127,8 @@ class Meter(Struct):
         cost = self._cost(self.usage)
         if cost is not None:
             pairs.append((b"x-router-cost-usd", f"{cost.normalize():f}".encode()))
+        if self.notes:
+            pairs += self.notes
         return pairs
 
     def _name(self) -> Pairs:

@@ -221,7 +221,7 @@ class Gateway:
         decision = self._decide(request, meter, catalog, target, policy)
         committed = await self._dispatcher.send(request, decision, meter.trail)
         deployment = committed.candidate.deployment
-        meter.model, meter.backend = deployment.model, deployment.backend.name
+        meter.model, meter.backend, meter.notes = deployment.model, deployment.backend.name, committed.notes
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
 
     def _target(
@@ -267,24 +267,26 @@ class Gateway:
         features = extract_features(request, constraints)
         seed = self._chance.getrandbits(32)
         fallback = request.wishes.fallback
-        ranking = self._planner.rank(catalog, target, weights, features, seed, fallback)
-        if ranking:
-            return Decision(meter.decision_id, request.model, name, ranking, (), features, seed, catalog.version)
+        if features.pin is None:
+            ranking = self._planner.rank(catalog, target, weights, features, seed, fallback)
+            if ranking:
+                return Decision(meter.decision_id, request.model, name, ranking, (), features, seed, catalog.version)
         models, fallbacks = lineup(catalog, target, fallback)
-        raise no_candidate(
-            decide(
-                id=meter.decision_id,
-                asked=request.model,
-                policy=name,
-                models=models,
-                fallbacks=fallbacks,
-                features=features,
-                health=self._health.snapshot(),
-                weights=weights,
-                seed=seed,
-                catalog_version=catalog.version,
-            )
+        decision = decide(
+            id=meter.decision_id,
+            asked=request.model,
+            policy=name,
+            models=models,
+            fallbacks=fallbacks,
+            features=features,
+            health=self._health.snapshot(),
+            weights=weights,
+            seed=seed,
+            catalog_version=catalog.version,
         )
+        if decision.ranking:
+            return decision
+        raise no_candidate(decision)
 
     def remember(self, meter: Meter, events: list[Event]) -> None:
         """Keep a finished answer for later requests."""

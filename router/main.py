@@ -20,11 +20,11 @@ from router.accounting import Ledger
 from router.admission import Doorkeeper, is_loopback
 from router.api.admin import admin_router
 from router.api.agents import agents_router
-from router.api.chat import ChatCompletions
 from router.api.deps import Services, add_error_handlers, services_of
 from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
+from router.api.routes import RESOURCES, DataPlaneRoute
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
@@ -221,7 +221,8 @@ def create_app(
     app.add_middleware(RequestContext, logger=logging.getLogger("router.access"), quiet=_PROBES, access=access)
     add_error_handlers(app)
     # A class endpoint is plain ASGI: the request path owes nothing to the framework.
-    app.router.routes.append(Route("/v1/chat/completions", ChatCompletions()))
+    for path in {name.partition("?")[0] for name in RESOURCES}:
+        app.router.routes.append(Route(path, DataPlaneRoute(path)))
     app.include_router(models_router())
     app.include_router(ops_router())
     app.include_router(agents_router(_roster, _catalog, _plain(chosen.agent_token)))

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from msgspec import Struct
 
+from router.interfaces import Front, Headers
 from shared.asgi import Send, send_json
-from shared.errors import ServiceError
+from shared.errors import MethodNotAllowed, ServiceError
 
-__all__ = ["AsgiClient", "Call", "Client", "Headers", "answer_error"]
-
-Headers = Sequence[tuple[bytes, bytes]]
-"""Names in lower case."""
+__all__ = ["AsgiClient", "Call", "Client", "answer_error"]
 
 
 class Call(Struct, frozen=True):
@@ -30,8 +28,10 @@ class Call(Struct, frozen=True):
 class Client(Protocol):
     """The connection that an answer goes to."""
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole JSON answer."""
+    async def answer(
+        self, status: int, headers: Headers, body: bytes, content_type: bytes = b"application/json"
+    ) -> None:
+        """Send a whole answer."""
         ...
 
     async def begin(self, headers: Headers) -> None:
@@ -51,10 +51,13 @@ class Client(Protocol):
         ...
 
 
-async def answer_error(client: Client, error: ServiceError) -> None:
-    """Send an error in OpenAI's shape."""
+async def answer_error(client: Client, error: ServiceError, front: Front) -> None:
+    """Send an error as the clients of an endpoint expect it."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in error.headers().items()]
-    await client.answer(error.status, headers, error.json())
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", b"POST"))
+    status, body = front.error(error)
+    await client.answer(status, headers, body)
 
 
 class AsgiClient:
@@ -68,9 +71,11 @@ class AsgiClient:
         self._send = send
         self._kept = b""
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole JSON answer."""
-        await send_json(self._send, status, body, headers)
+    async def answer(
+        self, status: int, headers: Headers, body: bytes, content_type: bytes = b"application/json"
+    ) -> None:
+        """Send a whole answer."""
+        await send_json(self._send, status, body, headers, content_type)
 
     async def begin(self, headers: Headers) -> None:
         """Begin a stream, with status 200."""

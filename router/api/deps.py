@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
@@ -18,7 +18,7 @@ from router.outbox import Outbox
 from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore
 from router.types import Caller
-from shared.asgi import Scope, header
+from shared.asgi import Scope
 from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
 from shared.ids import IdSource
 from shared.logs import AccessLog
@@ -52,12 +52,20 @@ def services_of(scope: Scope) -> Services:
     return services
 
 
-async def identify(services: Services, authorization: str | None) -> Caller:
+async def identify(services: Services, headers: Mapping[str, str]) -> Caller:
     """Return who calls; a key that the snapshot does not know may be news, so the registry is asked once.
+
+    Args:
+        services: What the router is made of.
+        headers: The client's, names in lower case; the key is a bearer token or, as some clients send it, in
+            `x-api-key` (or `api-key`).
 
     Raises:
         Unauthenticated: No key where one is needed, or one that is not valid.
     """
+    authorization = headers.get("authorization")
+    if authorization is None and (key := headers.get("x-api-key") or headers.get("api-key")):
+        authorization = f"Bearer {key}"
     try:
         return services.doorkeeper.identify(authorization, services.catalog.current)
     except Unauthenticated:
@@ -69,7 +77,7 @@ async def identify(services: Services, authorization: str | None) -> Caller:
 
 async def caller_of(request: Request) -> Caller:
     """FastAPI dependency: who calls."""
-    return await identify(services_of(request.scope), header(request.scope, b"authorization"))
+    return await identify(services_of(request.scope), request.headers)
 
 
 def _answer(error: ServiceError) -> Response:

@@ -33,6 +33,7 @@ def extract_features(request: InferenceRequest, constraints: Constraints) -> Fea
         max_cost_usd=_least(wishes.max_cost_usd, constraints.max_cost_usd),
         first_token_ms=_least(wishes.first_token_ms, constraints.first_token_ms),
         session=wishes.session,
+        pin=request.pin,
     )
 
 

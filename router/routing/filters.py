@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from router.interfaces import Filter
 from router.routing.estimates import estimate_cost
-from router.types import Deployment, DeploymentHealth, Features, Model
+from router.types import Deployment, DeploymentHealth, Dialect, Features, Model
 
 __all__ = ["FILTERS", "LIVE_FILTERS", "STATIC_FILTERS"]
 
 _TIER_REACH = {"local": ("local",), "cluster": ("local", "cluster"), "any": ("local", "cluster", "external")}
-_AGENT_CAPABILITIES = frozenset({"chat", "completions", "messages", "prefill"})
+_BRIDGED = frozenset({"responses", "messages"})
+"""Endpoints that whatever can chat can serve too."""
+_CHAT_AND_BRIDGED = _BRIDGED | {"chat"}
+_NATIVE = {"native_responses": "responses", "native_messages": "messages"}
+"""What only a backend that has an endpoint itself can do there, and the capability that says so."""
+_SPOKEN: Mapping[Dialect, frozenset[str]] = {
+    # `/infer` has no fields for more than text in, text out.
+    "local_agent": _CHAT_AND_BRIDGED | {"completions", "prefill"},
+    "anthropic": _CHAT_AND_BRIDGED
+    | {"native_messages", "tools", "json_schema", "vision", "files", "reasoning", "prefill"},
+    "gemini": _CHAT_AND_BRIDGED
+    | {"tools", "json_schema", "vision", "audio", "files", "logprobs", "reasoning", "prefill"},
+}
+"""All that a dialect has words for; whatever is not here speaks OpenAI's and has words for everything."""
+_ONE_CHOICE = ("local_agent", "anthropic")
 
 
 def privacy(features: Features, _model: Model, deployment: Deployment, _health: DeploymentHealth) -> str | None:
@@ -21,14 +37,28 @@ def privacy(features: Features, _model: Model, deployment: Deployment, _health: 
 
 def capability(features: Features, model: Model, deployment: Deployment, _health: DeploymentHealth) -> str | None:
     """Reject what cannot do something that the request needs; unknown capabilities do not count."""
-    known = model.capabilities
-    missing = features.needs - known if known else frozenset()
-    if deployment.backend.dialect == "local_agent":
-        # `/infer` has no fields for more than text in, text out, one choice.
-        missing |= features.needs - _AGENT_CAPABILITIES
-        if features.choices > 1:
-            return "an agent gives one choice (n = 1)"
+    dialect = deployment.backend.dialect
+    if features.choices > 1 and dialect in _ONE_CHOICE:
+        return f"a backend of dialect {dialect} gives one choice (n = 1)"
+    needs, known = features.needs, model.capabilities
+    missing = needs - known if known else frozenset()
+    if missing & _BRIDGED and "chat" in known:
+        missing -= _BRIDGED
+    for need, declared in _NATIVE.items():
+        if need in needs:
+            # An endpoint of its own is not assumed of a backend: whoever has it says so, or speaks that dialect.
+            natively = declared in known or (need in _SPOKEN.get(dialect, ()))
+            missing = missing - {need} if natively else missing | {need}
+    if (spoken := _SPOKEN.get(dialect)) is not None:
+        missing |= needs - spoken
     return f"lacks {', '.join(sorted(missing))}" if missing else None
+
+
+def pin(features: Features, _model: Model, deployment: Deployment, _health: DeploymentHealth) -> str | None:
+    """Keep a request where the things are that it refers to."""
+    if features.pin is None or features.pin == deployment.id:
+        return None
+    return f"the request refers to something that only {features.pin} holds"
 
 
 def context(features: Features, model: Model, _deployment: Deployment, _health: DeploymentHealth) -> str | None:
@@ -76,6 +106,7 @@ STATIC_FILTERS: tuple[tuple[str, Filter], ...] = (("privacy", privacy), ("capabi
 """They look at the registry and the kind of request only: the same for many requests."""
 
 LIVE_FILTERS: tuple[tuple[str, Filter], ...] = (
+    ("pin", pin),
     ("context", context),
     ("health", health),
     ("concurrency", concurrency),

@@ -7,19 +7,19 @@ import http
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from router.api.client import Call, Client, Headers, answer_error
+from router.api.client import Call, answer_error
 from router.api.deps import Services
+from router.api.respond import Resource, respond
+from router.interfaces import Headers
 from shared.errors import InternalError
 
 if TYPE_CHECKING:
     from router.server.protocol import DataPlaneProtocol
 
-__all__ = ["DataPlaneExchange", "Endpoint"]
-
-Endpoint = Callable[[Services, Call, Client, dict[str, Any]], Awaitable[None]]
+__all__ = ["DataPlaneExchange"]
 
 _PHRASES = {status.value: status.phrase for status in http.HTTPStatus}
 _STATUS = {code: f"HTTP/1.1 {code} {_PHRASES.get(code, '')}\r\n".encode() for code in range(100, 600)}
@@ -44,7 +44,7 @@ class DataPlaneExchange:
     Args:
         protocol: The connection.
         services: What the router is made of.
-        endpoint: Answers the request.
+        resource: What was called.
         headers: The request's headers, names in lower case.
         length: Bytes of the request's body.
         keep_alive: Whether the connection may serve another request.
@@ -57,7 +57,7 @@ class DataPlaneExchange:
         self,
         protocol: DataPlaneProtocol,
         services: Services,
-        endpoint: Endpoint,
+        resource: Resource,
         headers: Mapping[str, str],
         length: int,
         keep_alive: bool,
@@ -74,7 +74,7 @@ class DataPlaneExchange:
         self._flow = protocol.flow
         self._services = services
         self._outbox = services.outbox
-        self._endpoint = endpoint
+        self._resource = resource
         self._headers = headers
         self._path = protocol.url.decode("latin-1")
         self._started = time.perf_counter()
@@ -127,7 +127,7 @@ class DataPlaneExchange:
         log: dict[str, Any] = {}
         call = Call(self._id, self._started, self._headers, self._body())
         try:
-            await self._endpoint(self._services, call, self, log)
+            await respond(self._services, call, self, log, self._resource)
         except asyncio.CancelledError:
             if not self.disconnected:
                 raise
@@ -142,7 +142,8 @@ class DataPlaneExchange:
             self._outbox.flush()
             self._protocol.transport.close()  # the head is out: only closing the connection tells the client
         else:
-            await answer_error(self, InternalError(f"The server had an internal error. Request id: {self._id}."))
+            error = InternalError(f"The server had an internal error. Request id: {self._id}.")
+            await answer_error(self, error, self._resource.front)
 
     def _write_log(self, log: dict[str, Any]) -> None:
         fields: dict[str, Any] = {
@@ -163,10 +164,12 @@ class DataPlaneExchange:
 
     # --- the answer: Client -------------------------------------------------------------------------
 
-    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
-        """Send a whole JSON answer."""
+    async def answer(
+        self, status: int, headers: Headers, body: bytes, content_type: bytes = b"application/json"
+    ) -> None:
+        """Send a whole answer."""
         head = self._head(status, headers)
-        head += (b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body), body)
+        head += (b"content-type: %b\r\ncontent-length: %d\r\n\r\n" % (content_type, len(body)), body)
         self._outbox.write(self._transport, b"".join(head))
         self._complete()
 

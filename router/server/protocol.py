@@ -15,13 +15,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from router.api.chat import create_chat_completion
 from router.api.deps import Services
-from router.server.exchange import DataPlaneExchange, Endpoint
+from router.api.respond import Resource
+from router.api.routes import RESOURCES
+from router.server.exchange import DataPlaneExchange
 
 __all__ = ["DataPlaneProtocol"]
 
-_ROUTES: Mapping[bytes, Endpoint] = {b"/v1/chat/completions": create_chat_completion}
+_ROUTES: Mapping[bytes, Resource] = {path.encode(): resource for path, resource in RESOURCES.items()}
 _UNUSUAL = ("transfer-encoding", "content-encoding", "expect", "upgrade")
 
 
@@ -57,14 +58,14 @@ class DataPlaneProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Take a data-plane request, or leave it to ASGI."""
-        endpoint = _ROUTES.get(self.url)
-        exchange = None if endpoint is None else self._taken(endpoint)
+        resource = _ROUTES.get(self.url)
+        exchange = None if resource is None else self._taken(resource)
         if exchange is None:
             self._leave_to_asgi()
         else:
             self._exchange = self.cycle = exchange
 
-    def _taken(self, endpoint: Endpoint) -> DataPlaneExchange | None:
+    def _taken(self, resource: Resource) -> DataPlaneExchange | None:
         """Return the exchange for a request that is plain enough, or None."""
         parser, services = self.parser, self._services
         if services is None or parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
@@ -78,7 +79,7 @@ class DataPlaneProtocol(HttpToolsProtocol):
         for name in _UNUSUAL:
             if name in headers:
                 return None
-        return DataPlaneExchange(self, services, endpoint, headers, int(length), parser.should_keep_alive())
+        return DataPlaneExchange(self, services, resource, headers, int(length), parser.should_keep_alive())
 
     def on_body(self, body: bytes) -> None:
         """Keep a part of the request's body."""

@@ -9,10 +9,10 @@ import msgspec
 from router.types import Chunk, Completion, Usage
 from router.wire.failures import error_event
 from router.wire.fields import index_fields, insert_field, splice
-from shared.errors import UpstreamUnavailable
+from shared.errors import ServiceError, UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
-__all__ = ["ChatStream", "completion_event", "parse_completion", "with_model"]
+__all__ = ["ChatStream", "completion_event", "openai_error", "openai_error_event", "parse_completion", "with_model"]
 
 
 _NULL = msgspec.Raw(b"null")  # msgspec knows no optional Raw: it would take only null
@@ -93,6 +93,16 @@ def _read_usage(raw: msgspec.Raw) -> Usage | None:
         cached_tokens=min((prompt.cached_tokens or 0) if prompt else 0, prompt_tokens),
         reasoning_tokens=min((completion.reasoning_tokens or 0) if completion else 0, completion_tokens),
     )
+
+
+def openai_error(error: ServiceError) -> tuple[int, bytes]:
+    """Return the status and the body that tell an error; see `Front.error`."""
+    return error.status, error.json()
+
+
+def openai_error_event(error: ServiceError) -> bytes:
+    """Return the event that tells an error in a stream; the missing `[DONE]` says that the answer is not whole."""
+    return encode_event(error.json())
 
 
 def with_model(body: bytes, model: str) -> bytes:

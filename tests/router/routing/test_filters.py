@@ -78,7 +78,10 @@ def test_capability_knows_what_an_agent_has_fields_for(
 
 def test_capability_gives_an_agent_one_choice() -> None:
     """Several choices need another backend."""
-    assert reason("capability", replace(FEATURES, choices=2), deployment=AGENT) == "an agent gives one choice (n = 1)"
+    assert (
+        reason("capability", replace(FEATURES, choices=2), deployment=AGENT)
+        == "a backend of dialect local_agent gives one choice (n = 1)"
+    )
     assert reason("capability", replace(FEATURES, choices=2)) is None
 
 
@@ -144,4 +147,4 @@ def test_latency_rejects_what_is_known_to_be_slow(limit: int | None, measured: f
 
 def test_filters_come_hard_constraints_first() -> None:
     """Privacy is the first reason that a rejection tells."""
-    assert [name for name, _ in FILTERS][:3] == ["privacy", "capability", "context"]
+    assert [name for name, _ in FILTERS][:3] == ["privacy", "capability", "pin"]

@@ -1,0 +1,126 @@
+"""respond(): every data-plane endpoint's way from a call to its answer, whichever front it came through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
+
+from router.accounting import log_fields
+from router.api.client import Call, Client, answer_error
+from router.api.deps import Services, identify
+from router.gateway import Answer
+from router.interfaces import Front
+from router.types import Completion, InferenceRequest, Outcome
+from shared.errors import ServiceError
+
+__all__ = ["Resource", "Watcher", "respond"]
+
+_SSE = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # nginx and its kin would hold a stream back.
+    (b"x-accel-buffering", b"no"),
+)
+
+
+class Watcher(Protocol):
+    """Sees an answer on its way to the client."""
+
+    def see(self, data: bytes) -> None:
+        """Look at a whole answer, or at the next whole events of a stream."""
+        ...
+
+    async def finish(self, outcome: Outcome) -> None:
+        """Do what is to be done before the end of the answer goes out."""
+        ...
+
+
+class Resource(NamedTuple):
+    """One endpoint of the data plane.
+
+    Attributes:
+        front: How its clients are spoken with.
+        prepare: Completes a parsed request with what is kept of earlier ones; raises a `ServiceError`.
+        watch: Returns who is to see the answer, or None.
+    """
+
+    front: Front
+    prepare: Callable[[Services, InferenceRequest], Awaitable[InferenceRequest]] | None = None
+    watch: Callable[[Services, InferenceRequest], Watcher | None] | None = None
+
+
+async def respond(services: Services, call: Call, client: Client, log: dict[str, Any], resource: Resource) -> None:
+    """Answer one request.
+
+    Args:
+        services: What the router is made of.
+        call: The request.
+        client: Where the answer goes.
+        log: The fields of the access log line; what there is to say of the request joins them.
+        resource: What was called.
+    """
+    front = resource.front
+    try:
+        caller = await identify(services, call.headers)
+        request = front.parse(call.body, call.id, caller, call.headers)
+        if resource.prepare is not None:
+            request = await resource.prepare(services, request)
+        answer = await services.gateway.handle(request, call.started)
+        watcher = None if resource.watch is None else resource.watch(services, request)
+        try:
+            if request.stream:
+                await _stream(answer, client, log, front, watcher)
+            else:
+                await _whole(answer, client, log, watcher)
+        finally:
+            if not answer.closed:
+                await _close(answer, log, None)
+    except ServiceError as error:
+        log.setdefault("error", error.code)
+        await answer_error(client, error, front)
+
+
+async def _whole(answer: Answer, client: Client, log: dict[str, Any], watcher: Watcher | None) -> None:
+    (event,) = await answer.more()
+    assert isinstance(event, Completion)
+    headers = answer.meter.head(time.perf_counter())
+    if watcher is not None:
+        watcher.see(event.body)
+    # Settled first: what a client has been answered is on the books, whatever happens to this process.
+    await _close(answer, log, watcher)
+    await client.answer(200, headers, event.body, event.content_type)
+
+
+async def _stream(answer: Answer, client: Client, log: dict[str, Any], front: Front, watcher: Watcher | None) -> None:
+    await client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
+    deliver = client.push if watcher is None else _watched(watcher, client.push)
+    try:
+        while not answer.meter.complete:
+            await answer.pump(deliver)
+            if not answer.meter.complete:
+                await client.drain()
+    except ServiceError as error:
+        # The status is out; the event tells the client that the answer is not whole.
+        answer.last = front.error_event(error)
+    else:
+        if watcher is not None:
+            watcher.see(answer.last)
+    await _close(answer, log, watcher)
+    await client.end(answer.last)
+
+
+def _watched(watcher: Watcher, push: Callable[[bytes], bool]) -> Callable[[bytes], bool]:
+    def deliver(data: bytes) -> bool:
+        watcher.see(data)
+        return push(data)
+
+    return deliver
+
+
+async def _close(answer: Answer, log: dict[str, Any], watcher: Watcher | None) -> None:
+    outcome = await answer.close()
+    if outcome is not None:
+        log.update(log_fields(outcome))
+        if watcher is not None:
+            await watcher.finish(outcome)

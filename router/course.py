@@ -1,0 +1,304 @@
+"""One request's way along its ranking: who is tried next, who is tried twice, who goes on with a cut stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from router.attempt import AttemptLimits, DeadlinePassed, LiveAttempt
+from router.health import HealthBoard
+from router.interfaces import BackendAdapter, Bridge, Bridges
+from router.limits.limiter import Limiter, Refusal
+from router.resume import Joint, Story, resumable
+from router.routing.estimates import EXPECTED_COMPLETION_TOKENS
+from router.trail import Trail
+from router.types import Candidate, Decision, InferenceRequest
+from shared.errors import (
+    AllCandidatesFailed,
+    ContextLengthExceeded,
+    InvalidRequest,
+    Overloaded,
+    ServiceError,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+
+__all__ = ["Begun", "Course", "Desk"]
+
+_PAUSE = 0.05
+"""Seconds before a second try at a deployment that failed without a word of when to come back."""
+_PATIENCE = 2.0
+"""The most seconds that a `Retry-After` may ask for to be waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every request is sent with.
+
+    Attributes:
+        adapters: Dialect to adapter.
+        bridges: How endpoints that a backend does not speak are carried over chat.
+        health: Learns from every attempt.
+        limiter: Keeps deployments within their limits.
+        attempts: The attempt budget of one request.
+        deadline: Seconds that one request may take, where it wishes no other limit.
+        clock: As `time.perf_counter`.
+    """
+
+    adapters: Mapping[str, BackendAdapter]
+    bridges: Bridges
+    health: HealthBoard
+    limiter: Limiter
+    attempts: int
+    deadline: float
+    clock: Callable[[], float]
+
+
+class Begun(NamedTuple):
+    """An answer at its commit point.
+
+    Attributes:
+        attempt: Where it comes from.
+        bridge: Tells it in the client's dialect, where that is not the backend's.
+        story: Keeps what is delivered of a stream that somebody else might continue.
+    """
+
+    attempt: LiveAttempt
+    bridge: Bridge | None
+    story: Story | None
+
+
+class Course:
+    """One request's way along its ranking, under one attempt budget and one deadline."""
+
+    __slots__ = (
+        "_again",
+        "_candidates",
+        "_desk",
+        "_ends",
+        "_failures",
+        "_left",
+        "_refusals",
+        "_request",
+        "_too_small",
+        "_trail",
+        "_twice",
+        "decision",
+    )
+
+    def __init__(self, desk: Desk, request: InferenceRequest, decision: Decision, trail: Trail) -> None:
+        wish = request.wishes.deadline_ms
+        self._desk = desk
+        self._request = request
+        self.decision = decision
+        self._trail = trail
+        self._ends = trail.started + (desk.deadline if wish is None else wish / 1000)
+        self._left = desk.attempts if request.wishes.fallback else 1
+        self._candidates: Iterator[Candidate] = iter(decision.ranking)
+        self._again: list[tuple[float, Candidate, ServiceError]] = []
+        """Who may be tried a second time, from when on, after what."""
+        self._failures: list[ServiceError] = []
+        self._refusals: list[Refusal] = []
+        self._too_small = 0
+        self._twice: set[str] = set()
+        """Deployments that have had their second try."""
+
+    async def commit(self) -> Begun:
+        """Return the first candidate's answer that reaches its commit point; see `Dispatcher.send`.
+
+        Raises:
+            ServiceError: There is none.
+        """
+        while (candidate := self._next() or await self._second_try()) is not None:
+            try:
+                return await self._ask(candidate)
+            except _Full:
+                continue
+            except ContextLengthExceeded as error:
+                self._too_small = max(self._too_small, candidate.model.context_length or 0)
+                self._failures.append(error)
+            except ServiceError as error:
+                self._failures.append(error)
+                if not error.retryable:
+                    raise
+                self._may_pass(candidate, error)
+        raise self._verdict() if self._failures else _full(self._refusals)
+
+    def _verdict(self) -> ServiceError:
+        """Return what the failures come to."""
+        failures = self._failures
+        one = len({attempt.deployment for attempt in self._trail.attempts}) <= 1
+        if one or all(isinstance(failure, ContextLengthExceeded) for failure in failures):
+            return failures[-1]
+        return AllCandidatesFailed(failures)
+
+    def _next(self) -> Candidate | None:
+        """Return who is to be tried next, or None where there is nobody, no attempt or no time left."""
+        if self._failures and (self._left <= 0 or self._desk.clock() >= self._ends):
+            return None
+        too_small = self._too_small
+        for candidate in self._candidates:
+            if not too_small or (candidate.model.context_length or too_small + 1) > too_small:
+                return candidate
+        return None
+
+    def _may_pass(self, candidate: Candidate, error: ServiceError) -> None:
+        """Note a failure that may have passed a moment later.
+
+        A backend that was silent, or that asks for a long rest, is no better the next moment.
+        """
+        wait = error.retry_after
+        if isinstance(error, UpstreamUnavailable):
+            wait = _PAUSE if wait is None else wait
+        elif not isinstance(error, (UpstreamRateLimited, UpstreamOverloaded)):
+            return
+        if wait is not None and wait <= _PATIENCE:
+            self._again.append((self._desk.clock() + wait, candidate, error))
+
+    async def _second_try(self) -> Candidate | None:
+        """Return who is to be tried a second time, once the time for that has come; None where nobody is.
+
+        Somebody else would have been better, so this is for when there is nobody else left.
+        """
+        while self._again and self._left > 0:
+            when, candidate, error = self._again.pop(0)
+            state = self._desk.health.state(candidate.deployment.id)
+            open_breaker = state is not None and not state.available and not isinstance(error, UpstreamRateLimited)
+            if candidate.deployment.id in self._twice or open_breaker or when >= self._ends:
+                continue
+            self._twice.add(candidate.deployment.id)
+            await asyncio.sleep(max(0.0, when - self._desk.clock()))
+            return candidate
+        return None
+
+    async def _ask(self, candidate: Candidate) -> Begun:
+        """Try one candidate with the client's request, in a form that its backend speaks.
+
+        Raises:
+            _Full: It is at a limit; that is no attempt.
+            ServiceError: It failed.
+        """
+        request, bridge = self._request, None
+        adapter = self._adapter(candidate)
+        if not adapter.speaks(request.endpoint, candidate):
+            make = self._desk.bridges.get(request.endpoint)
+            if make is None:
+                self._left -= 1
+                raise UpstreamUnavailable(f"The backend does not speak the endpoint {request.endpoint!r}.")
+            bridge = make(request)
+            request = bridge.request
+        attempt = await self._begin(adapter, candidate, request)
+        story = Story(request) if request.stream and self._resumable(request, candidate) else None
+        return Begun(attempt, bridge, story)
+
+    def _resumable(self, request: InferenceRequest, candidate: Candidate) -> bool:
+        model = candidate.model
+        others = len(model.deployments) > 1 or bool(model.fallbacks) or self.decision.policy is not None
+        return resumable(request, candidate, others=others)
+
+    def _adapter(self, candidate: Candidate) -> BackendAdapter:
+        dialect = candidate.deployment.backend.dialect
+        adapter = self._desk.adapters.get(dialect)
+        if adapter is None:
+            self._left -= 1
+            raise UpstreamUnavailable(f"No adapter speaks the dialect {dialect!r}.")
+        return adapter
+
+    async def _begin(self, adapter: BackendAdapter, candidate: Candidate, request: InferenceRequest) -> LiveAttempt:
+        """Send a request to one candidate and return the attempt at its commit point."""
+        desk, trail, decision, deployment = self._desk, self._trail, self.decision, candidate.deployment
+        tokens = 0 if deployment.limits.tpm is None else _expected_tokens(decision)
+        reservation = desk.limiter.reserve(deployment, tokens)
+        if reservation is None:
+            self._refusals.append(desk.limiter.refusal(deployment, tokens))
+            raise _Full("The deployment is at its limit.")
+        self._left -= 1
+        begun = desk.clock()
+        trail.deployment = deployment
+        if trail.first_sent is None:
+            trail.first_sent = begun
+        reply_model = candidate.model.id if decision.policy == decision.asked else None
+        timeouts = deployment.backend.timeouts
+        first = begun + timeouts.first_token if request.stream else None
+        limits = AttemptLimits(begun + timeouts.total, self._ends, first, timeouts.idle)
+        ticket = desk.health.begin(deployment)
+        attempt = LiveAttempt(candidate, limits, desk.health, ticket, desk.clock, reservation)
+        try:
+            await attempt.begin(adapter, request, reply_model)
+        except BaseException as error:
+            await self._gave_up(attempt, begun, error)
+            raise
+        now = desk.clock()
+        trail.note(deployment, begun, now, None)
+        if trail.first_token is None:
+            trail.first_token = now
+        desk.health.succeed(deployment, (now - begun) * 1000 if request.stream else None)
+        return attempt
+
+    async def _gave_up(self, attempt: LiveAttempt, begun: float, error: BaseException) -> None:
+        deployment = attempt.candidate.deployment
+        code = error.code if isinstance(error, ServiceError) else "cancelled"
+        self._trail.note(deployment, begun, self._desk.clock(), code)
+        if isinstance(error, ServiceError) and not isinstance(error, UpstreamTimeout):
+            attempt.reservation.settle(0)  # a backend that says no charges nothing; one that says nothing might
+        if isinstance(error, ServiceError) and not isinstance(error, DeadlinePassed):
+            self._desk.health.fail(deployment, error)
+        await attempt.close()
+
+    async def resume(self, story: Story, broken: Candidate, error: ServiceError) -> tuple[LiveAttempt, Joint]:
+        """Return an attempt that goes on where a story breaks off, and what joins the two.
+
+        A candidate that can is asked to continue the text; one that cannot, or refuses, to answer anew, and
+        is believed only if it says the same again, character for character. Where there is nobody else, the one
+        that broke off is asked itself.
+
+        Raises:
+            ServiceError: Nobody could go on.
+        """
+        self._failures.append(error)
+        if isinstance(error, DeadlinePassed) or not story.open:
+            raise error
+        self._may_pass(broken, error)
+        candidate, prefill = self._next() or await self._second_try(), True
+        while candidate is not None:
+            joint, attempt = story.joint(candidate, prefill=prefill), None
+            try:
+                attempt = await self._begin(self._adapter(candidate), candidate, joint.request)
+                if await joint.meets(attempt):
+                    return attempt, joint
+            except (UpstreamRejected, InvalidRequest) as refusal:
+                self._failures.append(refusal)
+                if joint.continues and self._left > 0:
+                    prefill = False
+                    continue
+            except ServiceError as failure:
+                self._failures.append(failure)
+                self._may_pass(candidate, failure)
+            except BaseException:
+                if attempt is not None:
+                    await attempt.close()
+                raise
+            if attempt is not None:
+                await attempt.close()
+            candidate, prefill = self._next() or await self._second_try(), True
+        raise self._failures[-1]
+
+
+class _Full(ServiceError):
+    """A deployment is at its limit; never shown."""
+
+
+def _expected_tokens(decision: Decision) -> int:
+    features = decision.features
+    return features.prompt_tokens + (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices
+
+
+def _full(refusals: list[Refusal]) -> Overloaded:
+    soonest = min(refusal.retry_after for refusal in refusals)
+    reasons = "; ".join(dict.fromkeys(refusal.reason for refusal in refusals))
+    return Overloaded(f"Every deployment that could answer is at its limit: {reasons}.", retry_after=soonest)

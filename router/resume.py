@@ -1,0 +1,281 @@
+"""Continuing a cut stream elsewhere: what was delivered, how to ask for the rest, and the joint between the two.
+
+A candidate with the capability `prefill` continues the delivered text, given as the beginning of the
+assistant's turn. Any other answers from the start, and what it says is passed on only from where the delivered
+text ends, once it has said the same up to there, character for character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import structs
+
+from router.types import Candidate, Chunk, Event, InferenceRequest, Usage
+from router.wire.fields import index_fields, raw_fields
+from shared.sse import SSEReader, encode_event
+
+__all__ = ["Joint", "Story", "resumable"]
+
+_MOST = 4 * 1024 * 1024
+"""Bytes of a stream that are kept; a longer one ends where its backend does."""
+_SAID = ("content", "reasoning_content", "reasoning")
+_OTHER = ("tool_calls", "function_call", "refusal", "audio")
+_BRIEF = ("id", "created", "model")
+
+
+class _Source(Protocol):
+    """An attempt, as far as a joint looks at it."""
+
+    head: Sequence[Event]
+
+    async def more(self) -> Sequence[Event]:
+        """Return the answer's next events."""
+        ...
+
+
+def resumable(request: InferenceRequest, candidate: Candidate, *, others: bool) -> bool:
+    """Return whether a stream might be continued if it breaks, so that what it says is worth keeping.
+
+    A JSON answer or one of several choices is not: nobody could say where it broke off.
+
+    Args:
+        request: A chat request.
+        candidate: Who answers.
+        others: Whether somebody else may answer too.
+    """
+    if request.endpoint != "chat" or request.choices > 1 or not request.wishes.fallback:
+        return False
+    return (others or "prefill" in candidate.model.capabilities) and "json_schema" not in request.needs
+
+
+def _events(raw: bytes) -> list[Any]:
+    """Return what the events in a piece of a chat stream hold, `[DONE]` as None."""
+    told = (event.data for event in SSEReader().feed(raw) if event.data is not None)
+    return [None if data.strip() == b"[DONE]" else msgspec.json.decode(data) for data in told]
+
+
+def _choice(event: Any) -> dict[str, Any]:
+    choices = event.get("choices") if isinstance(event, dict) else None
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+
+
+class _Delivered:
+    """What a chat stream has said."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, str] = {}
+        """Field of the delta to the text in it so far."""
+        self.brief: dict[str, Any] = {}
+        """What all chunks have in common."""
+        self.pieces = 0
+        self.other = False
+        """Whether it said something that nobody can continue: a tool call, a refusal."""
+        self.finished = False
+
+    def add(self, raw: bytes) -> None:
+        """Read a piece of the stream."""
+        for event in _events(raw):
+            if event is None:
+                self.finished = True
+                continue
+            choice = _choice(event)
+            if choice and not self.brief:
+                self.brief = {name: event[name] for name in _BRIEF if name in event}
+            delta = choice.get("delta") or {}
+            for name in _SAID:
+                if isinstance(text := delta.get(name), str) and text:
+                    self.said[name] = self.said.get(name, "") + text
+                    self.pieces += 1
+            self.other = self.other or any(delta.get(name) for name in _OTHER)
+            self.finished = self.finished or choice.get("finish_reason") is not None
+
+    def agrees(self, said: Mapping[str, str], checked: dict[str, int]) -> bool:
+        """Return whether nothing differs from what was said before, as far as both go.
+
+        Args:
+            said: What was said before.
+            checked: How much of each field is known to agree; brought up to date.
+        """
+        for name, text in self.said.items():
+            before, start = said.get(name), checked.get(name, 0)
+            if before is None:
+                if name != "content":
+                    return False
+                continue
+            end = min(len(text), len(before))
+            if text[start:end] != before[start:end]:
+                return False
+            checked[name] = end
+        return True
+
+
+class Story:
+    """What of one chat stream has been delivered.
+
+    Args:
+        request: What was asked, as a chat request.
+    """
+
+    def __init__(self, request: InferenceRequest) -> None:
+        self._request = request
+        self._raws: list[bytes] = []
+        self._room = _MOST
+        self._read: _Delivered | None = None
+
+    def keep(self, events: Sequence[Event]) -> None:
+        """Keep what is handed to the client."""
+        for event in events:
+            if isinstance(event, Chunk):
+                self._room -= len(event.raw)
+                self._raws.append(event.raw)
+        if self._room < 0:
+            self._raws = []
+        self._read = None
+
+    @property
+    def _delivered(self) -> _Delivered:
+        if self._read is None:
+            self._read = _Delivered()
+            self._read.add(b"".join(self._raws))
+        return self._read
+
+    @property
+    def open(self) -> bool:
+        """Whether somebody else could say the rest."""
+        return self._room >= 0 and not (self._delivered.other or self._delivered.finished)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that is missing is the stream's end."""
+        return self._room >= 0 and self._delivered.finished
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces of text were delivered: about as many tokens."""
+        return self._delivered.pieces if self._room >= 0 else 0
+
+    def joint(self, candidate: Candidate, *, prefill: bool) -> Joint:
+        """Return how a candidate's answer is joined to the story.
+
+        Args:
+            candidate: Who is to go on.
+            prefill: Whether it may be asked to continue the text, if it says that it can.
+        """
+        delivered = self._delivered
+        if prefill and "prefill" in candidate.model.capabilities and [*delivered.said] == ["content"]:
+            request = _continuation(self._request, delivered.said["content"], delivered.pieces)
+            if request is not None:
+                return Joint(request, delivered, continues=True)
+        return Joint(self._request, delivered, continues=False)
+
+
+def _continuation(request: InferenceRequest, text: str, tokens: int) -> InferenceRequest | None:
+    """Return the request for what follows on `text`; None where it cannot be told from the client's own words.
+
+    vLLM's `continue_final_message` is how an OpenAI-style request says that its last turn is not over.
+    """
+    fields: dict[str, Any] = dict(raw_fields(request.body))
+    turns = msgspec.json.decode(fields["messages"], type=list[msgspec.Raw])
+    if msgspec.json.decode(turns[-1]).get("role") == "assistant":
+        return None
+    fields["messages"] = [*turns, {"role": "assistant", "content": text}]
+    fields |= {"continue_final_message": True, "add_generation_prompt": False}
+    left = request.max_tokens
+    if left is not None:
+        left -= tokens
+        if left < 1:
+            return None
+        fields |= {name: left for name in ("max_tokens", "max_completion_tokens") if name in fields}
+    body, spans = index_fields(msgspec.json.encode(fields))
+    return structs.replace(request, body=body, spans=spans, max_tokens=left)
+
+
+class Joint:
+    """Makes one answer of what was delivered and what somebody else says.
+
+    Args:
+        request: What to ask.
+        delivered: What the client has.
+        continues: Whether the answer begins where the delivered text ends.
+    """
+
+    def __init__(self, request: InferenceRequest, delivered: _Delivered, *, continues: bool) -> None:
+        self.request = request
+        self.continues = continues
+        self._brief = delivered.brief
+        self._said = delivered.said
+        self._tokens = delivered.pieces if continues else 0
+        self._owed = {} if continues else {name: len(text) for name, text in delivered.said.items()}
+        """Field of the delta to how many characters of it the client has already."""
+
+    async def meets(self, source: _Source) -> bool:
+        """Return whether an answer goes on where the delivered text ends; reads up to there.
+
+        Raises:
+            ServiceError: The backend failed.
+        """
+        if self.continues:
+            return True
+        gathered: list[Event] = []
+        again, checked = _Delivered(), dict[str, int]()
+        while events := await source.more():
+            for event in events:
+                if isinstance(event, Chunk):
+                    again.add(event.raw)
+            gathered += events
+            if not again.agrees(self._said, checked):
+                return False
+            if all(checked.get(name) == len(text) for name, text in self._said.items()):
+                source.head = gathered
+                return True
+            if again.finished or again.other:
+                return False
+        return False
+
+    def feed(self, chunk: Chunk) -> Chunk:
+        """Return a chunk as part of the one answer: without what the client has, under the first part's name."""
+        raws: list[bytes] = []
+        usage = chunk.usage
+        if usage is not None and self._tokens:
+            usage = self._whole(usage)
+        for event in _events(chunk.raw):
+            if event is None:
+                raws.append(encode_event(b"[DONE]"))
+            elif (told := self._joined(event, usage)) is not None:
+                raws.append(encode_event(msgspec.json.encode(told)))
+        return structs.replace(chunk, raw=b"".join(raws), usage=usage)
+
+    def _whole(self, usage: Usage) -> Usage:
+        """Return the usage of both parts, as one answer would have had it."""
+        return structs.replace(
+            usage,
+            prompt_tokens=max(0, usage.prompt_tokens - self._tokens),
+            completion_tokens=usage.completion_tokens + self._tokens,
+            cached_tokens=min(usage.cached_tokens, max(0, usage.prompt_tokens - self._tokens)),
+            source="estimated",
+        )
+
+    def _joined(self, event: Any, usage: Usage | None) -> Any | None:
+        if not isinstance(event, dict):
+            return event
+        event |= self._brief
+        if usage is not None and isinstance(event.get("usage"), dict) and self._tokens:
+            event["usage"] |= usage.openai()
+        choice = _choice(event)
+        delta = choice.get("delta")
+        if not isinstance(delta, dict):
+            return event
+        delta.pop("role", None)
+        for name in _SAID:
+            text = delta.get(name)
+            if isinstance(text, str):
+                owed = self._owed.get(name, 0)
+                self._owed[name] = max(0, owed - len(text))
+                delta[name] = text[owed:]
+                if not delta[name]:
+                    del delta[name]
+        silent = not any(value is not None for value in delta.values()) and choice.get("finish_reason") is None
+        return None if silent and event.get("usage") is None else event
