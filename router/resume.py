@@ -48,7 +48,7 @@ def resumable(request: InferenceRequest, candidate: Candidate, *, others: bool) 
     """
     if request.endpoint != "chat" or request.choices > 1 or not request.wishes.fallback:
         return False
-    return (others or "prefill" in candidate.model.capabilities) and "json_schema" not in request.needs
+    return (others or _can_continue(candidate)) and "json_schema" not in request.needs
 
 
 def _events(raw: bytes) -> list[Any]:
@@ -165,11 +165,18 @@ class Story:
             prefill: Whether it may be asked to continue the text, if it says that it can.
         """
         delivered = self._delivered
-        if prefill and "prefill" in candidate.model.capabilities and [*delivered.said] == ["content"]:
+        if prefill and _can_continue(candidate) and [*delivered.said] == ["content"]:
             request = _continuation(self._request, delivered.said["content"], delivered.pieces)
             if request is not None:
                 return Joint(request, delivered, continues=True)
         return Joint(self._request, delivered, continues=False)
+
+
+def _can_continue(candidate: Candidate) -> bool:
+    """Return whether a candidate can be handed the beginning of its answer."""
+    backend = candidate.deployment.backend
+    payload_alone = backend.dialect == "local_agent" and not backend.accepts_messages
+    return "prefill" in candidate.model.capabilities and not payload_alone
 
 
 def _continuation(request: InferenceRequest, text: str, tokens: int) -> InferenceRequest | None:

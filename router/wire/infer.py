@@ -56,7 +56,8 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
     """Return the `/infer` payload for a chat request.
 
     An agent that accepts messages gets them, and applies its model's own template; any other
-    gets the documented payload alone, with the conversation rendered into `prompt` in order.
+    gets the documented payload alone, with the conversation rendered into `prompt` in order. What vLLM calls
+    `continue_final_message` is the agent's `prefill`.
     """
     fields = raw_fields(request.body)
     messages = fields["messages"]
@@ -72,6 +73,11 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
     for name in _OPTIONAL:
         if bytes(value := fields.get(name, _NULL)) != b"null":
             payload[name] = value
+    if bytes(fields.get("continue_final_message", _NULL)) == b"true":
+        *before, last = msgspec.json.decode(messages, type=list[msgspec.Raw])
+        turn = msgspec.json.decode(last, type=_Turn)
+        if before and turn.role == "assistant":
+            payload |= {"messages": before, "prefill": _text(turn.content)}
     return msgspec.json.encode(payload)
 
 

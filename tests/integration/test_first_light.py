@@ -148,27 +148,28 @@ def test_requests_succeed_without_valkey(stack: Stack) -> None:
         assert time.monotonic() < until, stack.router.output()
 
 
-def test_killed_worker_is_told_clearly_and_survived(stack: Stack) -> None:
-    """`kill -9` of the agent's worker in mid-generation ends both kinds of answer with an error; the next works."""
-    story = {"messages": [{"role": "user", "content": "Write a very long story about a dog."}], "max_tokens": 2000}
+def test_killed_worker_loses_no_answer(stack: Stack) -> None:
+    """`kill -9` of the agent's worker in mid-generation: both kinds of answer are those of an unbroken run."""
+    story = {"messages": [{"role": "user", "content": "Write a story about a dog."}], "max_tokens": 40}
+    off = {"router": {"cache": "off"}}
+    unbroken = stack.chat(**story, **off).json()["choices"][0]["message"]["content"]
     with ThreadPoolExecutor(1) as beside:
         before = tokens_generated(stack.agent)
-        whole = beside.submit(stack.chat, **story)
-        # A request without a word yet would rightly be run again on the next worker.
+        whole = beside.submit(stack.chat, **story, **off)
+        # A request without a word yet would rightly be run again by the agent itself.
         wait_until(lambda: tokens_generated(stack.agent) > before + 3)
-        body = {"model": MODEL, "temperature": 0, **story, "stream": True}
+        body = {"model": MODEL, "temperature": 0, **story, **off, "stream": True}
         url = f"{stack.router.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=body, timeout=60, trust_env=False) as answer:
-            lines = answer.iter_lines()
-            next(line for line in lines if '"content":"' in line and '"content":""' not in line)
+            coming = answer.iter_lines()
+            lines = [next(line for line in coming if '"content":"' in line and '"content":""' not in line)]
             os.kill(int(str(readiness(stack.agent)["worker_pid"])), signal.SIGKILL)
-            rest = [line for line in lines if line]
-        failed = whole.result()
-    assert json.loads(rest[-1][6:])["error"]["code"] == "stream_interrupted"
-    assert "[DONE]" not in "".join(rest)
-    assert failed.status_code == 502
-    assert failed.json()["error"]["code"] == "upstream_unavailable"
-    assert "restarted" in failed.json()["error"]["message"]
+            lines += [line for line in coming if line]
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    text = "".join(event["choices"][0]["delta"].get("content") or "" for event in events if event["choices"])
+    assert text == unbroken
+    assert lines[-1] == "data: [DONE]"
+    assert whole.result().json()["choices"][0]["message"]["content"] == unbroken
     after = stack.chat(router={"cache": "off"})
     assert after.status_code == 200, after.text
     assert "Paris" in after.json()["choices"][0]["message"]["content"]
