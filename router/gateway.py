@@ -12,6 +12,7 @@ from msgspec import structs
 from router.accounting import Ledger, Meter
 from router.admission import permit
 from router.cache.exact import CachedAnswer, ExactCache
+from router.discretion import Discretion
 from router.dispatch import Committed, Dispatcher
 from router.health import HealthBoard
 from router.registry.snapshot import Catalog
@@ -70,7 +71,7 @@ class Answer:
             try:
                 events = await source.more()
             except ServiceError as error:
-                meter.error = error.code
+                self._gateway.failed(meter, error)
                 raise
         elif source is not None:
             events, self._source = source.events, None
@@ -110,7 +111,7 @@ class Answer:
         try:
             await source.pump(take)
         except ServiceError as error:
-            meter.error = error.code
+            self._gateway.failed(meter, error)
             raise
 
     def _keep(self, event: Event) -> None:
@@ -149,6 +150,7 @@ class Gateway:
         dispatcher: Sends a request along a decision.
         ledger: Settles outcomes.
         cache: Answers identical requests.
+        discretion: Takes out of errors what no caller may see.
         tracer: Traces requests; None: no tracing.
     """
 
@@ -159,6 +161,7 @@ class Gateway:
         dispatcher: Dispatcher,
         ledger: Ledger,
         cache: ExactCache,
+        discretion: Discretion,
         tracer: Tracer | None = None,
     ) -> None:
         self._tracer = tracer
@@ -169,6 +172,7 @@ class Gateway:
         self._dispatcher = dispatcher
         self._ledger = ledger
         self._cache = cache
+        self._discretion = discretion
 
     async def handle(self, request: InferenceRequest, started: float) -> Answer:
         """Return the answer once it is committed to.
@@ -196,7 +200,8 @@ class Gateway:
                 meter.status, meter.error = 499, "client_disconnected"
             self._ledger.settle(meter)
             if isinstance(error, ServiceError):
-                error.extra_headers = {k.decode(): v.decode() for k, v in meter.head(time.perf_counter())}
+                self._discretion.hush(error)
+                error.extra_headers |= {k.decode(): v.decode() for k, v in meter.head(time.perf_counter())}
             raise
 
     async def _answer(self, request: InferenceRequest, meter: Meter) -> Answer:
@@ -287,6 +292,11 @@ class Gateway:
         if decision.ranking:
             return decision
         raise no_candidate(decision)
+
+    def failed(self, meter: Meter, error: ServiceError) -> None:
+        """Note an error that cuts an answer off, and clean it for the client."""
+        self._discretion.hush(error)
+        meter.error = error.code
 
     def remember(self, meter: Meter, events: list[Event]) -> None:
         """Keep a finished answer for later requests."""

@@ -28,10 +28,11 @@ from router.api.routes import RESOURCES, DataPlaneRoute
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
+from router.discretion import Discretion
 from router.dispatch import Dispatcher
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
-from router.interfaces import BackendAdapter, Transport
+from router.interfaces import BackendAdapter, Bridges, Transport
 from router.limits.keeper import LeaseKeeper
 from router.limits.limiter import Limiter
 from router.metrics import MetricsFolder, RouterMetrics
@@ -48,6 +49,7 @@ from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
 from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
+from router.types import Dialect
 from router.upstream import Upstream
 from router.workers.seat import Seat
 from shared.asgi import RequestContext, Scope
@@ -58,6 +60,8 @@ __all__ = ["create_app", "open_services"]
 _log = logging.getLogger("router")
 _HOME = ("", "localhost", "127.0.0.1", "::1")
 _PROBES = ("/healthz", "/readyz", "/metrics", "/agents/heartbeat")
+_BRIDGES: Bridges = {}
+"""How endpoints are carried over chat to backends that do not have them."""
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
@@ -93,23 +97,26 @@ async def open_services(
         outbox = Outbox(asyncio.get_running_loop())
         transport = _transport(settings.transport, outbox)
         stack.push_async_callback(transport.close)
-        upstream = Upstream(transport, read_secret)
         metrics = CollectorRegistry()
         health = HealthBoard()
         at_home = (urlsplit(settings.redis_url).hostname or "") in _HOME
         cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes, at_home=at_home)
         stack.push_async_callback(cache.drain)
-        adapters: dict[str, BackendAdapter] = {
-            "openai": OpenAICompatibleAdapter(upstream),
-            "local_agent": LocalAgentAdapter(upstream),
-        }
         limiter = Limiter(seat.share if seat is not None else lambda limit: limit, shared=True)
         gateway = Gateway(
             catalog,
             health,
-            Dispatcher(adapters, health, settings.attempts, settings.deadline, limiter=limiter),
+            Dispatcher(
+                _adapters(Upstream(transport, read_secret)),
+                health,
+                settings.attempts,
+                settings.deadline,
+                limiter=limiter,
+                bridges=_BRIDGES,
+            ),
             Ledger(usage, _counting(stack, metrics, seat)),
             cache,
+            Discretion(lambda: tuple(catalog.current.backends.values()), read_secret),
             _tracer(settings, stack),
         )
         await state.connect()
@@ -133,6 +140,11 @@ async def open_services(
             outbox=outbox,
             access=access,
         )
+
+
+def _adapters(upstream: Upstream) -> dict[Dialect, BackendAdapter]:
+    """Return who speaks which dialect."""
+    return {"openai": OpenAICompatibleAdapter(upstream), "local_agent": LocalAgentAdapter(upstream)}
 
 
 async def _keep_leases(stack: AsyncExitStack, limiter: Limiter, state: RedisStore, catalog: CatalogSource) -> None:

@@ -86,11 +86,8 @@ class DecodedReply:
     @property
     def notes(self) -> Headers:
         """What the client gets to know besides the answer; see `Reply.notes`."""
-        pairs = [
-            (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in self._exchange.headers.items()
-            if name.startswith(_NOTED)
-        ]
+        noted = _noted(self._exchange)
+        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in noted.items()]
         if self._changes:
             pairs.append((b"x-router-changes", quote(", ".join(self._changes), safe=_NOTE_SAFE).encode()))
         return pairs
@@ -135,6 +132,10 @@ class DecodedReply:
     async def close(self) -> None:
         """End the exchange; see `Reply.close`."""
         await self._exchange.close(complete=self._decoder.done)
+
+
+def _noted(exchange: Exchange) -> dict[str, str]:
+    return {name: value for name, value in exchange.headers.items() if name.startswith(_NOTED)}
 
 
 def _is_event_stream(content_type: str) -> bool:
@@ -235,4 +236,7 @@ async def _failure(backend: Backend, exchange: Exchange, until: float) -> Servic
         body += part
         if len(body) > _ERROR_LIMIT:
             break
-    return failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")
+    error = failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")
+    error.extra_headers = _noted(exchange)
+    error.extra_headers.pop("retry-after", None)
+    return error

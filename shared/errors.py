@@ -36,6 +36,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 __all__ = [
@@ -242,12 +243,28 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamRateLimited(UpstreamError):
-    """The backend's 429; `retry_after` holds what it asked for."""
+    """The backend's 429; `retry_after` holds what it asked for.
+
+    Args:
+        message: What is said of it.
+        retry_after: Seconds after which a retry makes sense.
+        theirs: The backend's `error` object, or as much of it as could be read.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "upstream_rate_limited"
     retryable = True
+
+    def __init__(
+        self, message: str, *, retry_after: float | None = None, theirs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        # Their words may name the account that the router uses; what kind of limit it is, clients need to know.
+        super().__init__(message, retry_after=retry_after)
+        if isinstance(kind := theirs.get("type"), str):
+            self.type = kind
+        if isinstance(code := theirs.get("code"), str):
+            self.code = code
 
 
 class UpstreamOverloaded(UpstreamError):

@@ -13,6 +13,7 @@ from router.wire.openai import ChatStream, parse_completion
 
 __all__ = ["OpenAICompatibleAdapter"]
 
+_RUNNING = b"continuous_usage_stats"
 _DECLARED = ("responses", "messages", "count_tokens")
 
 
@@ -37,5 +38,6 @@ class OpenAICompatibleAdapter:
         body = forwarded_parts(request, deployment.upstream_model)
         exchange = await self._upstream.post(deployment, "/chat/completions", body, request, until)
         if request.stream:
-            return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked)))
+            running = request.usage_asked and _RUNNING in request.body
+            return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked, running)))
         return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)))

@@ -64,7 +64,7 @@ def _by_status(status: int, detail: dict[str, Any], wait: float | None) -> Servi
     if status == 408:
         return UpstreamTimeout("The backend gave up waiting (408).")
     if status == 429:
-        return UpstreamRateLimited("The backend's rate limit is reached.", retry_after=wait)
+        return UpstreamRateLimited("The backend's rate limit is reached.", retry_after=wait, theirs=detail)
     return rejected(status, detail) if 400 <= status < 500 else None
 
 
@@ -75,10 +75,20 @@ def _detail(body: bytes) -> dict[str, Any]:
         return {}
     if not isinstance(parsed, dict):
         return {}
-    detail = parsed.get("error", parsed)
+    detail = parsed.get("error") or parsed.get("detail") or parsed
+    if isinstance(detail, list):
+        detail = detail[0] if detail else {}
+        return _validation(detail) if isinstance(detail, dict) else {}
     if isinstance(detail, str):
         return {"message": detail}
     return detail if isinstance(detail, dict) else {}
+
+
+def _validation(detail: dict[str, Any]) -> dict[str, Any]:
+    """Return one entry of FastAPI's list of what is wrong as an error object."""
+    place = detail.get("loc")
+    path = [str(part) for part in place if part != "body"] if isinstance(place, list) else []
+    return {"message": detail.get("msg"), "type": "invalid_request_error", "param": ".".join(path) or None}
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

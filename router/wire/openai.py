@@ -73,6 +73,8 @@ _CHUNK = msgspec.json.Decoder(_Chunk)
 _COMPLETION = msgspec.json.Decoder(_Completion)
 _USAGE = msgspec.json.Decoder(_Usage)
 _NOTHING = (b"null", b'""', b"[]", b"{}")
+_SILENCE = b": ping\n\n"
+_SPACE, _NEWLINE = b" \n"
 _ERROR = b'"error"'
 """vLLM's `object` where an error has no envelope."""
 
@@ -132,8 +134,14 @@ def parse_completion(body: bytes, reply_model: str | None) -> Completion:
     return Completion(body, _read_usage(parsed.usage), parsed.choices[0].finish_reason)
 
 
-def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool) -> Chunk:
+def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool, running: bool = False) -> Chunk:
     """Return the chunk for one event of a backend's stream; its `raw` is empty where the client gets nothing.
+
+    Args:
+        event: The event.
+        reply_model: What chunks say in `model`; None keeps the backend's own.
+        usage_asked: Whether the client wants the chunk with the usage, which has no choices.
+        running: Whether it wants the usage beside choices too; no client is prepared for that unasked.
 
     Raises:
         UpstreamUnavailable: The event is no chat completion chunk, or is an error.
@@ -141,7 +149,9 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     """
     data = event.data
     if data is None:
-        return Chunk(event.raw)
+        return Chunk(_SILENCE if event.raw.startswith(b":") else b"")
+    if event.event == "error":
+        raise error_event(_error_in(data))
     try:
         data.isascii() or data.decode()
         parsed = _CHUNK.decode(data)
@@ -163,8 +173,12 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
         if not choices and not usage_asked:
             return Chunk(b"", usage=usage)
     raw = event.raw
-    if reply_model is not None or choices is None:
-        raw = _rewritten(event, data, reply_model, has_choices=choices is not None)
+    uncalled = usage is not None and bool(choices) and not running
+    if reply_model is not None or choices is None or uncalled:
+        raw = _rewritten(data, reply_model, has_choices=choices is not None, tells_usage=not uncalled)
+    elif len(raw) != len(data) + 8 or raw[5] != _SPACE or raw[-1] != _NEWLINE:
+        # Other fields, line ends and spacings are allowed, and break clients that know one way of writing.
+        raw = encode_event(data.replace(b"\n", b" "))
     output, finish = False, None
     for choice in choices or ():
         output = output or (choice.delta is not None and _has_output(choice.delta))
@@ -178,19 +192,34 @@ class ChatStream:
     Args:
         reply_model: What chunks say in `model`; None keeps the backend's own.
         usage_asked: Whether the client wants the usage chunk.
+        running: Whether it wants the usage beside choices too.
     """
 
-    def __init__(self, reply_model: str | None, usage_asked: bool) -> None:
+    def __init__(self, reply_model: str | None, usage_asked: bool, running: bool = False) -> None:
         self._reply_model = reply_model
         self._usage_asked = usage_asked
+        self._running = running
         self._finished = False
+        self._beside: bytes | None = None
+        """An event with choices that told a usage which no event without choices has told since."""
 
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
-        """Return the chunk for one event; see `completion_event`."""
-        chunk = completion_event(event, self._reply_model, self._usage_asked)
+        """Return the chunks for one event; see `completion_event`."""
+        chunk = completion_event(event, self._reply_model, self._usage_asked, self._running)
         if chunk.finish_reason is not None:
             self._finished = True
+        if chunk.usage is not None and self._usage_asked:
+            data = event.data or b""
+            self._beside = data if _CHUNK.decode(data).choices else None
+        elif chunk.done and self._beside is not None:
+            return (self._usage_chunk(self._beside), chunk)
         return (chunk,)
+
+    def _usage_chunk(self, beside: bytes) -> Chunk:
+        """Return the usage in an event of its own, as the protocol has it, taken from an event with choices."""
+        beside, spans = index_fields(beside)
+        raw = encode_event(splice(beside, [(*spans["choices"], b"[]")]).replace(b"\n", b" "))
+        return Chunk(raw if self._reply_model is None else encode_event(with_model(raw[6:-2], self._reply_model)))
 
     def close(self) -> tuple[Chunk, ...]:
         """Return `[DONE]`: a server that ends its answer properly but forgets it has still answered.
@@ -200,22 +229,32 @@ class ChatStream:
         """
         if not self._finished:
             raise UpstreamUnavailable("The backend closed the stream before its answer was complete.")
-        return (Chunk(DONE, done=True),)
+        end = Chunk(DONE, done=True)
+        return (end,) if self._beside is None else (self._usage_chunk(self._beside), end)
 
 
-def _rewritten(event: SSEEvent, data: bytes, reply_model: str | None, *, has_choices: bool) -> bytes:
-    """Return the event as the client gets it: as it came, unless a wish or a strict client needs more."""
-    if reply_model is None and has_choices:
-        return event.raw
+def _rewritten(data: bytes, reply_model: str | None, *, has_choices: bool, tells_usage: bool) -> bytes:
+    """Return the event as a wish or a strict client needs it."""
+    data, spans = index_fields(data)
+    if not spans:
+        return b""
+    splices = []
     if not has_choices:
-        data, spans = index_fields(data)
-        if not spans:
-            return b""
-        if "choices" in spans:
-            data = splice(data, [(*spans["choices"], b"[]")])
-        else:
-            data = splice(data, [insert_field(spans, "choices", b"[]")])
-    return encode_event(data if reply_model is None else with_model(data, reply_model), event.event)
+        splices.append((*spans["choices"], b"[]") if "choices" in spans else insert_field(spans, "choices", b"[]"))
+    if not tells_usage:
+        splices.append((*spans["usage"], b"null"))
+    if reply_model is not None and "model" in spans:
+        splices.append((*spans["model"], msgspec.json.encode(reply_model)))
+    return encode_event(splice(data, splices).replace(b"\n", b" "))
+
+
+def _error_in(data: bytes) -> bytes | msgspec.Raw:
+    """Return what an event named `error` holds, with or without an envelope."""
+    try:
+        error = _CHUNK.decode(data).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return data if data.startswith(b"{") else msgspec.json.encode(data.decode("utf-8", "replace"))
+    return data if error is _NULL else error
 
 
 def _has_output(delta: _Delta) -> bool:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.types import Chunk, Usage
-from router.wire.openai import completion_event, parse_completion, with_model
+from router.wire.openai import ChatStream, completion_event, parse_completion, with_model
 from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
@@ -49,11 +49,28 @@ def data_of(raw: bytes) -> Any:
 
 @pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r"])
 @pytest.mark.parametrize("lead", [b"data: ", b"data:", b": note\ndata: ", b"event: message\nid: 1\ndata: "])
-def test_completion_event_passes_the_bytes_through(end: bytes, lead: bytes) -> None:
-    """Whatever the line ends, comments and other fields, the event goes on as it came."""
-    came = event({"unknown": 1.50, **chunk({"content": "é"}), "x": {"model": "m"}}, end, lead)
-    passed = completion_event(came, None, usage_asked=False)
-    assert passed == Chunk(came.raw, output=True)
+def test_completion_event_passes_the_json_through_and_frames_it_strictly(end: bytes, lead: bytes) -> None:
+    """The JSON goes on as it came; line ends, comments and other fields become what every reader knows."""
+    whole = {"unknown": 1.50, **chunk({"content": "é"}), "x": {"model": "m"}}
+    passed = completion_event(event(whole, end, lead), None, usage_asked=False)
+    assert passed == Chunk(event(whole).raw, output=True)
+
+
+def test_completion_event_writes_json_of_several_lines_in_one() -> None:
+    """A reader that takes each `data:` line for a whole event gets one."""
+    text = json.dumps(chunk({"content": "a\nb"}), indent=1).encode()
+    (came,) = SSEReader().feed(b"data: " + text.replace(b"\n", b"\ndata: ") + b"\n\n")
+    raw = completion_event(came, None, usage_asked=False).raw
+    assert raw.count(b"\n") == 2
+    assert json.loads(raw[6:]) == chunk({"content": "a\nb"})
+
+
+@pytest.mark.parametrize("data", ['{"message": "engine died"}', '{"error": {"message": "engine died"}}', "engine died"])
+def test_completion_event_takes_an_event_named_error_for_one(data: str) -> None:
+    """Whatever its data looks like."""
+    (came,) = SSEReader().feed(f"event: error\ndata: {data}\n\n".encode())
+    with pytest.raises(UpstreamUnavailable, match="engine died"):
+        completion_event(came, None, usage_asked=False)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +145,28 @@ def test_completion_event_shows_the_usage_chunk_only_to_those_who_asked(choices:
     assert read(data, usage_asked=True, reply_model="alias").usage == Usage(7, 5)
 
 
-def test_completion_event_lets_usage_beside_a_choice_pass() -> None:
-    """A server that counts on every chunk has its chunks passed on and counted."""
+def test_completion_event_hides_usage_beside_a_choice() -> None:
+    """It is counted; clients look for it in an event of its own, and some would add it up."""
     data = chunk({"content": "x"}, usage=USAGE)
-    assert read(data) == Chunk(event(data).raw, output=True, usage=Usage(7, 5))
+    told = read(data)
+    assert (told.usage, told.output) == (Usage(7, 5), True)
+    assert data_of(told.raw) == {**data, "usage": None}
+    assert completion_event(event(data), None, usage_asked=True, running=True).raw == event(data).raw
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_stream_tells_usage_beside_a_choice_in_an_event_of_its_own(asked: bool) -> None:
+    """Once, behind the last choice, without choices, and only where it was asked for."""
+    stream = ChatStream(None, usage_asked=asked)
+    raws = [
+        raw.raw
+        for data in (chunk({"content": "x"}), chunk({}, "stop", usage=USAGE))
+        for raw in stream.feed(event(data))
+    ]
+    raws += [raw.raw for raw in stream.feed(SSEEvent(DONE, b"[DONE]"))]
+    told = [json.loads(raw[6:]) for raw in raws if raw and raw != DONE]
+    assert [data for data in told if data.get("usage")] == ([{**chunk(None), "usage": USAGE}] if asked else [])
+    assert raws[-1] == DONE
 
 
 def test_completion_event_takes_null_usage_for_none() -> None:
@@ -178,10 +213,10 @@ def test_completion_event_gives_every_chunk_its_choices() -> None:
 
 
 def test_completion_event_replaces_the_model_and_nothing_else() -> None:
-    """Only the value of `model` differs, in the top level alone, whatever the layout; the event's name stays."""
+    """Only the value of `model` differs, in the top level alone, whatever the layout."""
     data = b'{ "id":"c" ,"model" : "upstream", "n":1.50,"choices":[{"delta":{"content":"\\u00e9","model":"m"}}]}'
     raw = completion_event(event(data, lead=b"event: x\ndata:"), 'a"lias', usage_asked=False).raw
-    assert raw == b"event: x\ndata: " + data.replace(b'"upstream"', b'"a\\"lias"') + b"\n\n"
+    assert raw == b"data: " + data.replace(b'"upstream"', b'"a\\"lias"') + b"\n\n"
     lines = b'{"model":\ndata: "upstream",\ndata: "choices":[]}'
     assert data_of(read(lines, reply_model="alias").raw) == {"model": "alias", "choices": []}
     assert data_of(read({"choices": []}, reply_model="alias").raw) == {"choices": []}

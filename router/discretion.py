@@ -1,0 +1,55 @@
+"""Discretion: what a backend says of a failure, without the router's keys and the backend's address."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from router.interfaces import Secrets
+from router.types import Backend
+from shared.errors import ServiceError
+from shared.logs import redact
+
+__all__ = ["Discretion"]
+
+_SHORT = 6
+"""A shorter key would be found in ordinary words."""
+
+
+class Discretion:
+    """Takes out of errors what no caller may see.
+
+    Args:
+        backends: Returns the backends of the snapshot in force.
+        secrets: Where the keys that backends name are found.
+    """
+
+    def __init__(self, backends: Callable[[], tuple[Backend, ...]], secrets: Secrets) -> None:
+        self._backends = backends
+        self._secrets = secrets
+
+    def hush(self, error: ServiceError) -> None:
+        """Clean an error's words in place; a failing request can afford the search."""
+        hidden = self._hidden()
+        error.message = _cleaned(error.message, hidden)
+        error.type = _cleaned(error.type, hidden)
+        error.code = None if error.code is None else _cleaned(error.code, hidden)
+        error.param = None if error.param is None else _cleaned(error.param, hidden)
+
+    def _hidden(self) -> list[tuple[str, str]]:
+        """Return what must not be told and what is told instead, the longest first."""
+        found: dict[str, str] = {}
+        for backend in self._backends():
+            secret = None if backend.api_key_env is None else self._secrets(backend.api_key_env)
+            if secret and len(secret) >= _SHORT:
+                found[secret] = "[redacted]"
+            place = f"[{backend.name}]"
+            address = urlsplit(backend.base_url)
+            found |= {backend.base_url: place, f"{address.scheme}://{address.netloc}": place, address.netloc: place}
+        return sorted(((text, instead) for text, instead in found.items() if text), key=lambda pair: -len(pair[0]))
+
+
+def _cleaned(text: str, hidden: list[tuple[str, str]]) -> str:
+    for secret, instead in hidden:
+        text = text.replace(secret, instead)
+    return redact(text)

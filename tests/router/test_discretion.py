@@ -1,0 +1,52 @@
+"""discretion: no answer holds a key of the router's, or the address of a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.router import live_router, manifest_for
+from tests.support.upstream import ScriptedReply, SeenRequest, chunk, fail, scripted_upstream
+
+KEY = "canary-0123456789-key"
+
+
+@pytest.mark.parametrize("status", [400, 404, 422, 429, 500])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_error_of_a_backend_is_told_without_key_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, stream: bool
+) -> None:
+    """The backend's words reach the caller, but for what only the router may know."""
+    monkeypatch.setenv("CANARY_KEY", KEY)
+    async with scripted_upstream() as upstream:
+        said: dict[str, Any] = {"message": f"no {KEY} at {upstream.url}/chat, 127.0.0.1:{upstream.port}!", "param": KEY}
+        upstream.script = fail(status, {"error": {**said, "type": KEY, "code": KEY}})
+        async with live_router(tmp_path, manifest_for(upstream.url, api_key_env="CANARY_KEY")) as router:
+            answer = await router.chat(stream=stream)
+        assert upstream.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    told = answer.text + str(answer.headers)
+    assert KEY not in told
+    assert str(upstream.port) not in told
+    if status in (400, 404, 422):
+        assert answer.json()["error"]["message"] == "no [redacted] at [b0]/chat, [b0]!"
+
+
+async def test_error_in_mid_stream_is_told_without_key_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So is the event that ends a stream."""
+    monkeypatch.setenv("CANARY_KEY", KEY)
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.start_stream()
+        await reply.event(chunk({"content": "a"}))
+        await reply.event({"error": {"message": f"bad {KEY}", "type": "server_error", "code": None}})
+        await reply.end_stream()
+
+    async with scripted_upstream(script) as upstream:
+        async with live_router(tmp_path, manifest_for(upstream.url, api_key_env="CANARY_KEY")) as router:
+            answer = await router.chat(stream=True)
+    assert KEY not in answer.text
+    assert "bad [redacted]" in answer.text
