@@ -49,7 +49,6 @@ from router.settings import RouterSettings, read_secret
 from router.state.redis import RedisStore
 from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
-from router.types import Dialect
 from router.upstream import Upstream
 from router.workers.seat import Seat
 from shared.asgi import RequestContext, Scope
@@ -106,14 +105,7 @@ async def open_services(
         gateway = Gateway(
             catalog,
             health,
-            Dispatcher(
-                _adapters(Upstream(transport, read_secret)),
-                health,
-                settings.attempts,
-                settings.deadline,
-                limiter=limiter,
-                bridges=_BRIDGES,
-            ),
+            _dispatcher(settings, Upstream(transport, read_secret), health, limiter),
             Ledger(usage, _counting(stack, metrics, seat)),
             cache,
             Discretion(lambda: tuple(catalog.current.backends.values()), read_secret),
@@ -142,9 +134,12 @@ async def open_services(
         )
 
 
-def _adapters(upstream: Upstream) -> dict[Dialect, BackendAdapter]:
-    """Return who speaks which dialect."""
-    return {"openai": OpenAICompatibleAdapter(upstream), "local_agent": LocalAgentAdapter(upstream)}
+def _dispatcher(settings: RouterSettings, upstream: Upstream, health: HealthBoard, limiter: Limiter) -> Dispatcher:
+    adapters: dict[str, BackendAdapter] = {
+        "openai": OpenAICompatibleAdapter(upstream),
+        "local_agent": LocalAgentAdapter(upstream),
+    }
+    return Dispatcher(adapters, health, settings.attempts, settings.deadline, limiter=limiter, bridges=_BRIDGES)
 
 
 async def _keep_leases(stack: AsyncExitStack, limiter: Limiter, state: RedisStore, catalog: CatalogSource) -> None:
