@@ -25,6 +25,7 @@ from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
 from router.api.routes import RESOURCES, DataPlaneRoute
+from router.backends.gemini import GeminiAdapter
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
@@ -138,6 +139,7 @@ def _dispatcher(settings: RouterSettings, upstream: Upstream, health: HealthBoar
     adapters: dict[str, BackendAdapter] = {
         "openai": OpenAICompatibleAdapter(upstream),
         "local_agent": LocalAgentAdapter(upstream),
+        "gemini": GeminiAdapter(upstream),
     }
     return Dispatcher(adapters, health, settings.attempts, settings.deadline, limiter=limiter, bridges=_BRIDGES)
 

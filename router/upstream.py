@@ -48,11 +48,13 @@ class Manner(NamedTuple):
         key_header: Where the backend's key goes; in `authorization` it is a bearer token.
         fixed: Headers of every request.
         forwarded: Client headers, in lower case, that such a backend may see and that win over `fixed`.
+        failure: What a 4xx or 5xx means by its status, body and headers; None: what it means to OpenAI.
     """
 
     key_header: str = "authorization"
     fixed: Mapping[str, str] = MappingProxyType(_FIXED)
     forwarded: tuple[str, ...] = ()
+    failure: Callable[[int, bytes, Mapping[str, str]], ServiceError] | None = None
 
 
 OPENAI = Manner()
@@ -217,7 +219,7 @@ class Upstream:
             await exchange.close()
             raise UpstreamUnavailable("The backend answered a streaming request with something else.")
         try:
-            raise await _failure(backend, exchange, until)
+            raise await _failure(backend, manner, exchange, until)
         finally:
             await exchange.close()
 
@@ -228,7 +230,7 @@ def _address(base_url: str, path: str, model: str) -> str:
     return base.rstrip("/").replace("{model}", quote(model, safe="")) + path + mark + query
 
 
-async def _failure(backend: Backend, exchange: Exchange, until: float) -> ServiceError:
+async def _failure(backend: Backend, manner: Manner, exchange: Exchange, until: float) -> ServiceError:
     if exchange.status < 400:
         return UpstreamUnavailable(f"The backend answered with an unexpected status {exchange.status}.")
     body = b""
@@ -236,7 +238,10 @@ async def _failure(backend: Backend, exchange: Exchange, until: float) -> Servic
         body += part
         if len(body) > _ERROR_LIMIT:
             break
-    error = failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")
+    if manner.failure is not None:
+        error = manner.failure(exchange.status, body, exchange.headers)
+    else:
+        error = failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")
     error.extra_headers = _noted(exchange)
     error.extra_headers.pop("retry-after", None)
     return error

@@ -5,6 +5,7 @@
     ServiceError
     ├── InvalidRequest            400  invalid_request
     │   ├── ContextLengthExceeded 400  context_length_exceeded
+    │   ├── NotCarried            400  not_carried               next candidate
     │   ├── Unauthenticated       401  invalid_api_key
     │   ├── Forbidden             403  model_not_allowed
     │   ├── NotFound              404  not_found
@@ -50,6 +51,7 @@ __all__ = [
     "MethodNotAllowed",
     "ModelNotFound",
     "NoCandidate",
+    "NotCarried",
     "NotFound",
     "Overloaded",
     "PayloadTooLarge",
@@ -124,6 +126,13 @@ class ContextLengthExceeded(InvalidRequest):
     """The prompt does not fit the model; only a larger context can answer."""
 
     code = "context_length_exceeded"
+
+
+class NotCarried(InvalidRequest):
+    """The backend's dialect has no place for a part of the request; another backend's may."""
+
+    code = "not_carried"
+    retryable = True
 
 
 class Unauthenticated(InvalidRequest):
@@ -326,7 +335,7 @@ class AllCandidatesFailed(UpstreamError):
 
 def _telling(error: ServiceError) -> int:
     """Rank how much an error tells the caller: what it can act on, first."""
-    order: tuple[type[ServiceError], ...] = (UpstreamUnauthorized, UpstreamUnavailable, UpstreamTimeout)
+    order: tuple[type[ServiceError], ...] = (NotCarried, UpstreamUnauthorized, UpstreamUnavailable, UpstreamTimeout)
     for rank, kind in enumerate(order):
         if isinstance(error, kind):
             return rank

@@ -16,6 +16,7 @@ from shared.errors import (
     InternalError,
     InvalidRequest,
     NoCandidate,
+    NotCarried,
     ServiceError,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -42,6 +43,7 @@ TABLE = {
     "ServiceError": Row(500, SERVER, "internal_error"),
     "InvalidRequest": Row(400, INVALID, "invalid_request"),
     "ContextLengthExceeded": Row(400, INVALID, "context_length_exceeded"),
+    "NotCarried": Row(400, INVALID, "not_carried", retryable=True),
     "Unauthenticated": Row(401, INVALID, "invalid_api_key"),
     "Forbidden": Row(403, INVALID, "model_not_allowed"),
     "NotFound": Row(404, INVALID, "not_found"),
@@ -182,6 +184,7 @@ def test_all_candidates_failed_looks_like_the_most_telling_attempt() -> None:
     assert "4 attempts" in error.message
     assert error.failures == [unauthorized, limited, down, slow]
     assert AllCandidatesFailed([ContextLengthExceeded("long"), down]).status == 400
+    assert AllCandidatesFailed([NotCarried("no place"), down]).status == 502
 
 
 def test_internal_error_is_the_servers() -> None:
