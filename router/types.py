@@ -108,6 +108,10 @@ class Backend:
     forward_headers: tuple[str, ...] = ()
     accepts_messages: bool = False
     stale: bool = False
+    key_header: str | None = None
+    """The header that its key goes in, in lower case; None: where its dialect puts it."""
+    endpoints: frozenset[str] = frozenset()
+    """Those that it has itself, of those that not every server of its dialect has."""
 
 
 @dataclass(frozen=True, slots=True)

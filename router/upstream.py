@@ -164,7 +164,8 @@ class Upstream:
         known = self._lines.get((backend.name, path, named))
         if known is not None and known.backend is backend and known.manner is manner:
             return known
-        forwarded = ({name.lower() for name in backend.forward_headers} | {*manner.forwarded}) - _NEVER
+        key_header = backend.key_header or manner.key_header
+        forwarded = ({name.lower() for name in backend.forward_headers} | {*manner.forwarded}) - _NEVER - {key_header}
         headers = {name: value for name, value in manner.fixed.items() if name not in forwarded}
         if backend.api_key_env is not None:
             secret = self._secrets(backend.api_key_env)
@@ -172,8 +173,7 @@ class Upstream:
                 raise UpstreamUnauthorized(
                     f"The variable {backend.api_key_env} that holds the backend's key is not set."
                 )
-            bearer = manner.key_header == "authorization"
-            headers[manner.key_header] = f"Bearer {secret}" if bearer else secret
+            headers[key_header] = f"Bearer {secret}" if key_header == "authorization" else secret
         route = Route(_address(backend.base_url, path, named), headers)
         line = _Line(backend, manner, route, (*SAFE_HEADERS, *sorted(forwarded)))
         self._lines[backend.name, path, named] = line

@@ -28,8 +28,10 @@ class OpenAICompatibleAdapter:
         self._upstream = upstream
 
     def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:
-        """Return whether an endpoint is the backend's own: those that not all have, its model must declare."""
-        return endpoint not in _DECLARED or endpoint in candidate.model.capabilities
+        """Return whether an endpoint is the backend's own: those that not all have, it or its model must declare."""
+        if endpoint not in _DECLARED or endpoint in candidate.model.capabilities:
+            return True
+        return endpoint in candidate.deployment.backend.endpoints
 
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float

@@ -130,6 +130,8 @@ def _backend(row: Row, *, stale: bool) -> Backend:
         breaker=Breaker(**row["breaker"]),
         forward_headers=tuple(row["forward_headers"]),
         stale=stale,
+        key_header=row["key_header"],
+        endpoints=frozenset(row["endpoints"] or ()),
     )
 
 

@@ -15,6 +15,18 @@ from router.registry.rows import Row, Rows
 
 __all__ = ["Change", "changes_between", "manifest_of", "write_manifest"]
 
+_BACKEND = (
+    "name",
+    "dialect",
+    "base_url",
+    "tier",
+    "api_key_env",
+    "key_header",
+    "endpoints",
+    "timeouts",
+    "breaker",
+    "forward_headers",
+)
 _PRICES = ("input", "cached_input", "output")
 _LIMITS = ("max_concurrency", "rpm", "tpm")
 
@@ -76,7 +88,7 @@ def _set(row: Row, *names: str) -> dict[str, Any]:
 
 
 def _backend_data(row: Row) -> dict[str, Any]:
-    return _set(row, "name", "dialect", "base_url", "tier", "api_key_env", "timeouts", "breaker", "forward_headers")
+    return _set(row, *_BACKEND)
 
 
 def _model_data(row: Row, deployments: Iterable[Row]) -> dict[str, Any]:
@@ -118,6 +130,8 @@ def write_manifest(connection: Connection, manifest: Manifest, before: Rows, now
                 "base_url": item.base_url,
                 "tier": item.tier,
                 "api_key_env": item.api_key_env,
+                "key_header": item.key_header,
+                "endpoints": list(item.endpoints),
                 "timeouts": item.timeouts.model_dump(exclude_none=True),
                 "breaker": item.breaker.model_dump(exclude_none=True),
                 "forward_headers": list(item.forward_headers),

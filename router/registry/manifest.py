@@ -6,7 +6,7 @@ import json
 import re
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -34,6 +34,9 @@ __all__ = [
 ]
 
 
+_QUERY = re.compile(r"(api-version=[A-Za-z0-9.-]+)?")
+
+
 def web_address(url: str) -> str:
     """Return a base URL without its last slash.
 
@@ -49,8 +52,9 @@ def web_address(url: str) -> str:
         raise ValueError("must be a URL like https://host/v1")
     if "@" in parts.netloc:
         raise ValueError("must not hold credentials; name a variable in api_key_env")
-    if parts.query or parts.fragment:
-        raise ValueError("must not have a query or a fragment")
+    if parts.fragment or not _QUERY.fullmatch(parts.query):
+        # Some put keys into queries; a version is the only thing that has to be in one.
+        raise ValueError("must not have a query other than api-version, or a fragment")
     return url.rstrip("/")
 
 
@@ -58,6 +62,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[!-~]+$", max_length=256)]
 BackendName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]+$", max_length=100)]
+KeyHeader = Annotated[HeaderName, AfterValidator(str.lower)]
+OwnEndpoint = Literal["responses", "messages", "count_tokens"]
 BaseURL = Annotated[str, Field(json_schema_extra={"format": "uri"}), AfterValidator(web_address)]
 USD = Annotated[Decimal, Field(ge=0, max_digits=30)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -95,6 +101,8 @@ class BackendSpec(_Spec):
     base_url: BaseURL = Field(description="Where it is, without the endpoint's own path; http or https.")
     tier: Tier = Field(description="Where prompts go: this site's own machines, its cluster, or outside.")
     api_key_env: Variable | None = Field(None, description="Name of the variable that holds the key; never the key.")
+    key_header: KeyHeader | None = Field(None, description="Header that the key goes in; left out: the dialect's own.")
+    endpoints: tuple[OwnEndpoint, ...] = Field((), description="Endpoints that it has itself, besides the usual ones.")
     timeouts: TimeoutsSpec = TimeoutsSpec()
     breaker: BreakerSpec = BreakerSpec()
     forward_headers: tuple[HeaderName, ...] = Field((), description="Client headers let through beyond the safe set.")

@@ -38,6 +38,8 @@ class FoundBackend:
     tier: Tier
     api_key_env: str | None = None
     accepts_messages: bool = False
+    key_header: str | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,6 +90,8 @@ backends = Table(
     Column("breaker", JSON, nullable=False),
     Column("forward_headers", JSON, nullable=False),
     Column("accepts_messages", Boolean, nullable=False, default=False),
+    Column("key_header", Text),
+    Column("endpoints", JSON),
 )
 
 models = Table(

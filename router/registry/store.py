@@ -353,6 +353,8 @@ def _backend_row(backend: FoundBackend, source: Source) -> dict[str, Any]:
         "breaker": {},
         "forward_headers": [],
         "accepts_messages": backend.accepts_messages,
+        "key_header": backend.key_header,
+        "endpoints": sorted(backend.endpoints),
     }
 
 

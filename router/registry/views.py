@@ -94,6 +94,8 @@ def backend_view(backend: Backend, models: Iterable[Model] = ()) -> dict[str, An
         "breaker": asdict(backend.breaker),
         "forward_headers": list(backend.forward_headers),
         "accepts_messages": backend.accepts_messages,
+        "key_header": backend.key_header,
+        "endpoints": sorted(backend.endpoints),
         "stale": backend.stale,
         "models": served,
     }

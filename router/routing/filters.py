@@ -47,7 +47,8 @@ def capability(features: Features, model: Model, deployment: Deployment, _health
     for need, declared in _NATIVE.items():
         if need in needs:
             # An endpoint of its own is not assumed of a backend: whoever has it says so, or speaks that dialect.
-            natively = declared in known or (need in _SPOKEN.get(dialect, ()))
+            said = declared in known or declared in deployment.backend.endpoints
+            natively = said or need in _SPOKEN.get(dialect, ())
             missing = missing - {need} if natively else missing | {need}
     if (spoken := _SPOKEN.get(dialect)) is not None:
         missing |= needs - spoken

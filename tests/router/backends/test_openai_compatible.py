@@ -45,6 +45,20 @@ async def test_upstream_gets_its_own_key_and_never_the_clients(tmp_path: Path, m
     assert "client-secret" not in str(seen)
 
 
+async def test_upstream_gets_its_key_where_it_wants_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure's way: a header of its own, the model in the path, a version in the query; no client's key goes there."""
+    monkeypatch.setenv("SCRIPTED_KEY", "upstream-secret")
+    async with scripted_upstream() as upstream:
+        address = upstream.url + "/openai/deployments/{model}?api-version=2024-10-21"
+        wanted = {"api_key_env": "SCRIPTED_KEY", "key_header": "X-Their-Key", "forward_headers": "[x-their-key]"}
+        async with live_router(tmp_path, manifest_for(address, **wanted)) as router:
+            assert (await router.chat(headers={"x-their-key": "client-secret"})).status_code == 200
+            seen = upstream.requests[0]
+    assert seen.path == "/v1/openai/deployments/up-0/chat/completions?api-version=2024-10-21"
+    assert seen.headers["x-their-key"] == "upstream-secret"
+    assert "authorization" not in seen.headers
+
+
 async def test_upstream_without_its_key_is_told_loudly(tmp_path: Path) -> None:
     """A backend whose key is not set is a failure of the router's, not of the caller's."""
     async with scripted_upstream() as upstream:

@@ -151,6 +151,7 @@ polices: []
         ),
         (BACKEND.replace("//h", "//u:secret@h"), "f:1: backends[0].base_url: must not hold credentials"),
         (BACKEND.replace("//h", "//h/v1?key=secret"), "must not have a query"),
+        (BACKEND.replace("//h", "//h/v1?api-version=1&key=secret"), "must not have a query"),
         (BACKEND.replace("//h", "//h:99999"), "must be a URL"),
         (BACKEND.replace("tier", "api_key_env: sk-proj-secret, tier"), "backends[0].api_key_env: must match pattern"),
         ("models: [{id: 'a b'}]", "models[0].id: must match pattern"),
@@ -238,6 +239,8 @@ _backend_facts = _some(
     timeouts=_some(connect=_seconds, first_token=_seconds, idle=_seconds, total=_seconds),
     breaker=_some(enabled=st.booleans(), failures=_counts, cooldown=_seconds),
     forward_headers=st.just(["openai-beta"]),
+    key_header=st.just("Api-Key"),
+    endpoints=st.permutations(["responses", "messages"]),
 )
 _model_facts = _some(
     context_length=_counts,

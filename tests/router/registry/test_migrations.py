@@ -18,11 +18,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import router.migrations
+from router.registry.build import build_catalog
 from router.registry.database import migrate, open_database
+from router.registry.manifest import parse_manifest
 from router.registry.migration import migration_config, upgrade
 from router.registry.schema import metadata
 from router.registry.store import RegistryStore, open_store
 
+HEAD = "0002"
 _FOLDER = Path(next(iter(router.migrations.__path__)))
 
 
@@ -64,7 +67,7 @@ def test_an_older_registry_is_migrated(path: Path) -> None:
             connection.execute(f'DROP TABLE "{name}"')
         connection.execute("CREATE TABLE somebody_elses (id INTEGER)")
     open_store(path).close()
-    assert _state(path) == ([("0001",)], [(1, 0)])
+    assert _state(path) == ([(HEAD,)], [(1, 0)])
 
 
 def _described(path: Path) -> dict[str, list[Any]]:
@@ -119,7 +122,7 @@ def test_open_store_in_two_processes_at_once(path: Path) -> None:
     program = "import sys; from router.registry.store import open_store; open_store(sys.argv[1]).close()"
     starts = [subprocess.Popen([sys.executable, "-W", "error", "-c", program, str(path)]) for _ in range(2)]
     assert [start.wait() for start in starts] == [0, 0]
-    assert _state(path) == ([("0001",)], [(1, 0)])
+    assert _state(path) == ([(HEAD,)], [(1, 0)])
 
 
 def test_open_store_in_many_threads_at_once(path: Path) -> None:
@@ -127,7 +130,7 @@ def test_open_store_in_many_threads_at_once(path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         for store in pool.map(lambda _: open_store(path), range(8)):
             store.close()
-    assert _state(path) == ([("0001",)], [(1, 0)])
+    assert _state(path) == ([(HEAD,)], [(1, 0)])
 
 
 def _state(path: Path) -> tuple[list[Any], list[Any]]:
@@ -150,3 +153,16 @@ def test_open_database_takes_a_sqlite_url(path: Path) -> None:
     database = open_database(f"sqlite:///{path}")
     database.close()
     assert path.is_file()
+
+
+def test_a_registry_of_the_first_schema_keeps_its_backends(path: Path) -> None:
+    """Backends of before say nothing of key headers and endpoints, and nothing is assumed of them."""
+    manifest = 'backends: [{name: b, dialect: openai, base_url: "http://h/v1", tier: external}]'
+    with closing(open_store(path)) as store:
+        store.apply(parse_manifest(manifest))
+        with store.database.writing() as connection:
+            command.downgrade(migration_config(connection), "0001")
+    with closing(open_store(path)) as store:
+        backend = build_catalog(store.load()).backends["b"]
+        assert (backend.key_header, backend.endpoints) == (None, frozenset())
+        assert store.apply(parse_manifest(manifest)) == ()

@@ -85,6 +85,14 @@ def test_capability_gives_an_agent_one_choice() -> None:
     assert reason("capability", replace(FEATURES, choices=2)) is None
 
 
+def test_capability_asks_a_backend_for_endpoints_of_its_own() -> None:
+    """What only such an endpoint can do goes to backends that say they have it."""
+    features = replace(FEATURES, needs=frozenset({"native_responses"}))
+    assert reason("capability", features) == "lacks native_responses"
+    having = {"backend": make_backend(endpoints=frozenset({"responses"}))}
+    assert reason("capability", features, deployment=having) is None
+
+
 @pytest.mark.parametrize(("least", "length", "fits"), [(99, 100, True), (100, 100, False), (10**9, None, True)])
 def test_context_rejects_what_is_certainly_too_long(least: int, length: int | None, fits: bool) -> None:
     """The lower bound decides; an unknown length fits everything."""
