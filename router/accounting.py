@@ -14,7 +14,7 @@ from router.interfaces import Headers, UsageSink
 from router.metrics import RouterMetrics
 from router.tracing import Span
 from router.trail import Trail
-from router.types import CacheState, Chunk, Event, InferenceRequest, Outcome, Usage
+from router.types import CacheState, Chunk, Event, InferenceRequest, Outcome, Privacy, Usage
 from shared.ids import IdSource
 
 __all__ = ["Ledger", "Meter", "log_fields"]
@@ -50,6 +50,8 @@ class Meter(Struct):
     decision_id: str
     names: dict[tuple[str | None, str | None], Pairs]
     policy: str | None = None
+    privacy: Privacy = "any"
+    """How far the content may travel, by the request's own wish and the policy's constraint."""
     known: bool = False
     """Whether the model asked for exists; an invented name must not become a metric's label."""
     model: str | None = None
@@ -110,6 +112,10 @@ class Meter(Struct):
             int((now - started) * 100_000 + 0.5) / 100,
             int((sent - started) * 1_000_000 + 0.5) / 1000,
         )
+
+    def early_head(self) -> Pairs:
+        """Return those headers that are true before anybody has answered."""
+        return [(b"x-router-decision-id", self.decision_id.encode())]
 
     def head(self, now: float) -> Pairs:
         """Return the headers in which every answer speaks of itself, as of `now`, ready to be sent."""

@@ -174,23 +174,28 @@ class Gateway:
         self._cache = cache
         self._discretion = discretion
 
-    async def handle(self, request: InferenceRequest, started: float) -> Answer:
-        """Return the answer once it is committed to.
+    def open(self, request: InferenceRequest, started: float) -> Meter:
+        """Return the account of a request, which `handle` must follow.
 
         Args:
             request: The request.
             started: When it came in (`time.perf_counter` seconds).
-
-        Raises:
-            ServiceError: Nobody could or may answer; the account is settled.
         """
         span = None if self._tracer is None else self._tracer.begin(request.headers.get("traceparent"))
         if span is not None:
             request = structs.replace(request, headers={**request.headers, "traceparent": span.traceparent})
         meter = self._ledger.open(request, started)
         meter.span = span
+        return meter
+
+    async def handle(self, meter: Meter) -> Answer:
+        """Return the answer to an opened request once it is committed to.
+
+        Raises:
+            ServiceError: Nobody could or may answer; the account is settled.
+        """
         try:
-            return await self._answer(request, meter)
+            return await self._answer(meter.request, meter)
         except BaseException as error:
             if isinstance(error, ServiceError):
                 meter.status, meter.error = error.status, error.code
@@ -214,7 +219,7 @@ class Gateway:
             found = catalog.resolve(request.model)
         target, policy = self._target(request, catalog, found)
         meter.known, meter.policy = True, policy.name if policy else None
-        privacy = strictest(request.wishes.privacy, policy.constraints.privacy if policy else "any")
+        meter.privacy = privacy = strictest(request.wishes.privacy, policy.constraints.privacy if policy else "any")
         cacheable = self._cache.eligible(request, privacy)
         if cacheable:
             meter.cache = "miss"

@@ -163,12 +163,14 @@ class Front(NamedTuple):
         error: Returns the status and the JSON body that tell an error.
         error_event: Returns the event that tells an error in a stream, and ends it.
         ping: An event that says nothing, sent while a backend thinks.
+        names: Headers in which, besides `x-request-id`, the request's id is told.
     """
 
     parse: Callable[[bytes, str, Caller, Mapping[str, str]], InferenceRequest]
     error: Callable[[ServiceError], tuple[int, bytes]]
     error_event: Callable[[ServiceError], bytes]
     ping: bytes = b": ping\n\n"
+    names: Sequence[bytes] = ()
 
 
 class Decoder(Protocol):

@@ -29,6 +29,7 @@ from router.backends.gemini import GeminiAdapter
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
+from router.delivery.pulse import Pulse
 from router.discretion import Discretion
 from router.dispatch import Dispatcher
 from router.gateway import CatalogReader, Gateway
@@ -95,6 +96,8 @@ async def open_services(
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
         outbox = Outbox(asyncio.get_running_loop())
+        pulse = Pulse(asyncio.get_running_loop(), settings.ping_seconds)
+        stack.callback(pulse.close)
         transport = _transport(settings.transport, outbox)
         stack.push_async_callback(transport.close)
         metrics = CollectorRegistry()
@@ -131,6 +134,7 @@ async def open_services(
             roster=roster,
             body_limit=settings.body_limit,
             outbox=outbox,
+            pulse=pulse,
             access=access,
         )
 

@@ -78,6 +78,12 @@ class RouterSettings(BaseSettings):
     deadline: float = Field(
         600.0, validation_alias="ROUTER_DEADLINE", gt=0, description="Seconds that one request may take in all."
     )
+    ping_seconds: float = Field(
+        15.0,
+        validation_alias="ROUTER_PING_SECONDS",
+        ge=0,
+        description="Seconds of silence after which a stream's client gets a sign of life; 0: none.",
+    )
     cache_ttl: float = Field(
         600.0,
         validation_alias="ROUTER_CACHE_TTL",

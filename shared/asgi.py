@@ -127,13 +127,14 @@ async def race(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     so without this race a backend goes on generating for nobody.
 
     Raises:
-        ClientDisconnected: The client left; `work` has been cancelled and has finished its clean-up.
+        ClientDisconnected: The client left; `work` has been cancelled and has finished its clean-up. Or `work`
+            was cancelled by somebody who knows that the client is as good as gone.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
+        if task.done() and not task.cancelled():
             return task.result()
         raise ClientDisconnected
     finally:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
 
+from router.delivery.pulse import Audience
 from router.interfaces import Front, Headers
 from shared.asgi import Send, send_json
 from shared.errors import MethodNotAllowed, ServiceError
 
-__all__ = ["AsgiClient", "Call", "Client", "answer_error"]
+__all__ = ["AsgiClient", "Call", "Client", "Listener", "answer_error"]
 
 
 class Call(Struct, frozen=True):
@@ -25,8 +28,13 @@ class Call(Struct, frozen=True):
     body: bytes
 
 
-class Client(Protocol):
-    """The connection that an answer goes to."""
+class Listener(Protocol):
+    """Takes one answer."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether a head is out: from then on only the stream itself can tell of an error."""
+        ...
 
     async def answer(
         self, status: int, headers: Headers, body: bytes, content_type: bytes = b"application/json"
@@ -34,8 +42,8 @@ class Client(Protocol):
         """Send a whole answer."""
         ...
 
-    async def begin(self, headers: Headers) -> None:
-        """Begin a stream, with status 200."""
+    def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200; where it has begun already, that was that."""
         ...
 
     def push(self, data: bytes) -> bool:
@@ -51,6 +59,10 @@ class Client(Protocol):
         ...
 
 
+class Client(Listener, Audience, Protocol):
+    """The connection that an answer goes to."""
+
+
 async def answer_error(client: Client, error: ServiceError, front: Front) -> None:
     """Send an error as the clients of an endpoint expect it."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in error.headers().items()]
@@ -61,25 +73,34 @@ async def answer_error(client: Client, error: ServiceError, front: Front) -> Non
 
 
 class AsgiClient:
-    """A `Client` behind any ASGI server.
+    """A `Client` behind any ASGI server, and an `Audience` of the pulse.
 
     Args:
         send: The request's send channel.
+        named: Headers besides `x-request-id` that name the request.
     """
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, named: Headers = ()) -> None:
         self._send = send
+        self._named = named
+        self._head: Headers | None = None
         self._kept = b""
+        self._task: asyncio.Task[None] | None = None
+        self._ping: asyncio.Task[None] | None = None
+        self.begun = False
+        self.said = True
 
     async def answer(
         self, status: int, headers: Headers, body: bytes, content_type: bytes = b"application/json"
     ) -> None:
         """Send a whole answer."""
-        await send_json(self._send, status, body, headers, content_type)
+        self.begun = True
+        await send_json(self._send, status, body, (*headers, *self._named), content_type)
 
-    async def begin(self, headers: Headers) -> None:
-        """Begin a stream, with status 200."""
-        await self._send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+    def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200: the head goes out with its first piece."""
+        if not self.begun:
+            self.begun, self._head = True, headers
 
     def push(self, data: bytes) -> bool:
         """Keep a piece of a stream for `drain`: only a coroutine can send it."""
@@ -89,8 +110,51 @@ class AsgiClient:
     async def drain(self) -> None:
         """Send the piece that was kept."""
         data, self._kept = self._kept, b""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        await self._write(data, more=True)
 
     async def end(self, data: bytes = b"") -> None:
         """Send the last piece of a stream, and its end."""
-        await self._send({"type": "http.response.body", "body": self._kept + data})
+        data, self._kept = self._kept + data, b""
+        await self._write(data, more=False)
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        self.said = True
+        self._task = asyncio.current_task()
+        try:
+            if self._ping is not None:  # one at a time: ASGI knows no order among two that send
+                await asyncio.wait((self._ping,))
+                self._ping = None
+            await self._tell(data, more=more)
+        finally:
+            self._task = None
+
+    async def _tell(self, data: bytes, *, more: bool) -> None:
+        head, self._head = self._head, None
+        if head is not None:
+            await self._send({"type": "http.response.start", "status": 200, "headers": [*head, *self._named]})
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    # --- Audience ---------------------------------------------------------------------------------
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a piece waits for the client to read."""
+        return self._task is not None
+
+    def ping(self, data: bytes, head: Callable[[], Headers]) -> None:
+        """Send an event that says nothing; see `Audience.ping`. Not while another waits for the client to read."""
+        if self._task is None and (self._ping is None or self._ping.done()):
+            self.begin(() if self.begun else head())
+            self._ping = asyncio.ensure_future(self._tell(data, more=True))
+
+    def give_up(self) -> None:
+        """Stop: the client reads nothing."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def hush(self) -> None:
+        """End a ping that still waits for the client to read."""
+        if self._ping is not None:
+            self._ping.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await self._ping

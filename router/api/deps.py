@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from router.admission import Doorkeeper
+from router.delivery.pulse import Pulse
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import StateStore
@@ -40,6 +41,7 @@ class Services:
     roster: AgentRoster
     body_limit: int
     outbox: Outbox
+    pulse: Pulse
     make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
     """Makes request ids."""
     access: AccessLog | None = None

@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
-from router.accounting import log_fields
-from router.api.client import Call, Client, answer_error
+from router.accounting import Meter, log_fields
+from router.api.client import Call, Client, Listener, answer_error
 from router.api.deps import Services, identify
 from router.gateway import Answer
 from router.interfaces import Front
@@ -66,22 +66,40 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
         request = front.parse(call.body, call.id, caller, call.headers)
         if resource.prepare is not None:
             request = await resource.prepare(services, request)
-        answer = await services.gateway.handle(request, call.started)
-        watcher = None if resource.watch is None else resource.watch(services, request)
+        meter = services.gateway.open(request, call.started)
+        if not request.stream:
+            await _tell(services, meter, client, log, resource)
+            return
+        vigil = services.pulse.watch(client, front.ping, lambda: (*_SSE, *meter.early_head()))
         try:
-            if request.stream:
-                await _stream(answer, client, log, front, watcher)
-            else:
-                await _whole(answer, client, log, watcher)
+            await _tell(services, meter, client, log, resource)
         finally:
-            if not answer.closed:
-                await _close(answer, log, None)
+            services.pulse.leave(vigil)
     except ServiceError as error:
         log.setdefault("error", error.code)
-        await answer_error(client, error, front)
+        if client.begun:
+            # A sign of life went out before anybody answered, and with it the status.
+            await client.end(front.error_event(error))
+        else:
+            await answer_error(client, error, front)
 
 
-async def _whole(answer: Answer, client: Client, log: dict[str, Any], watcher: Watcher | None) -> None:
+async def _tell(services: Services, meter: Meter, client: Listener, log: dict[str, Any], resource: Resource) -> None:
+    """Get the answer to an opened request, and hand it to a client."""
+    request = meter.request
+    answer = await services.gateway.handle(meter)
+    try:
+        watcher = None if resource.watch is None else resource.watch(services, request)
+        if request.stream:
+            await _stream(answer, client, log, resource.front, watcher)
+        else:
+            await _whole(answer, client, log, watcher)
+    finally:
+        if not answer.closed:
+            await _close(answer, log, None)
+
+
+async def _whole(answer: Answer, client: Listener, log: dict[str, Any], watcher: Watcher | None) -> None:
     (event,) = await answer.more()
     assert isinstance(event, Completion)
     headers = answer.meter.head(time.perf_counter())
@@ -92,8 +110,8 @@ async def _whole(answer: Answer, client: Client, log: dict[str, Any], watcher: W
     await client.answer(200, headers, event.body, event.content_type)
 
 
-async def _stream(answer: Answer, client: Client, log: dict[str, Any], front: Front, watcher: Watcher | None) -> None:
-    await client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
+async def _stream(answer: Answer, client: Listener, log: dict[str, Any], front: Front, watcher: Watcher | None) -> None:
+    client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
     deliver = client.push if watcher is None else _watched(watcher, client.push)
     try:
         while not answer.meter.complete:

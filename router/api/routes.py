@@ -35,7 +35,8 @@ class DataPlaneRoute:
         """Serve one request."""
         query = scope["query_string"].decode("latin-1")
         resource = RESOURCES.get(f"{self._path}?{query}") or RESOURCES[self._path]
-        state, client = scope["state"], AsgiClient(send)
+        state = scope["state"]
+        client = AsgiClient(send, [(name, state["request_id"].encode()) for name in resource.front.names])
         try:
             if scope["method"] != "POST":
                 raise MethodNotAllowed(f"The route {scope['path']} does not allow {scope['method']}.")
@@ -47,4 +48,7 @@ class DataPlaneRoute:
             return
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         call = Call(state["request_id"], state["started"], headers, body)
-        await race(respond(services, call, client, state["log"], resource), receive)
+        try:
+            await race(respond(services, call, client, state["log"], resource), receive)
+        finally:
+            await client.hush()

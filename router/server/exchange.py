@@ -7,7 +7,7 @@ import http
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from router.api.client import Call, answer_error
@@ -39,7 +39,7 @@ class _Silent:
 
 
 class DataPlaneExchange:
-    """A `Client` on uvicorn's connection; the protocol sees it as the connection's present cycle.
+    """A `Client` on uvicorn's connection, and an `Audience`; the protocol sees it as the connection's present cycle.
 
     Args:
         protocol: The connection.
@@ -68,6 +68,7 @@ class DataPlaneExchange:
         self._filled = 0
         self.keep_alive = keep_alive
         self.disconnected = False
+        self.said = True
         self.response_complete = False
         self._protocol = protocol
         self._transport = protocol.transport
@@ -173,14 +174,22 @@ class DataPlaneExchange:
         self._outbox.write(self._transport, b"".join(head))
         self._complete()
 
-    async def begin(self, headers: Headers) -> None:
-        """Begin a stream, with status 200."""
+    @property
+    def begun(self) -> bool:
+        """Whether a head is out."""
+        return self._status != 0
+
+    def begin(self, headers: Headers) -> None:
+        """Begin a stream, with status 200; where it has begun already, that was that."""
+        if self._status:
+            return
         head = self._head(200, headers)
         head.append(b"transfer-encoding: chunked\r\n\r\n")
         self._outbox.write(self._transport, b"".join(head))
 
     def push(self, data: bytes) -> bool:
         """Send a piece of a stream; say whether there is room for more now."""
+        self.said = True
         self._outbox.write(self._transport, b"%x\r\n%b\r\n" % (len(data), data))
         return not (self._flow.write_paused or self.disconnected)
 
@@ -199,10 +208,28 @@ class DataPlaneExchange:
         self._outbox.write(self._transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
         self._complete()
 
+    def ping(self, data: bytes, head: Callable[[], Headers]) -> None:
+        """Send an event that says nothing; see `Audience.ping`."""
+        if not (self.response_complete or self.disconnected or self._flow.write_paused):
+            if not self._status:
+                self.begin(head())
+            self.push(data)
+
+    @property
+    def stuck(self) -> bool:
+        """Never: `drain` itself watches for how long."""
+        return False
+
+    def give_up(self) -> None:
+        """Close the connection."""
+        self._transport.abort()
+
     def _head(self, status: int, headers: Headers) -> list[bytes]:
         if self.disconnected:
             raise asyncio.CancelledError
         lines = [_STATUS[status], b"x-request-id: %b\r\n" % self._id.encode()]
+        for name in self._resource.front.names:
+            lines += (name, b": ", self._id.encode(), b"\r\n")
         for name, value in self._protocol.server_state.default_headers:
             lines += (name, b": ", value, b"\r\n")
         for name, value in headers:

@@ -1,0 +1,1 @@
+"""How an answer reaches those who wait for it: signs of life, one answer for repeated requests, resumed streams."""
