@@ -88,8 +88,10 @@ class DecodedReply:
     @property
     def notes(self) -> Headers:
         """What the client gets to know besides the answer; see `Reply.notes`."""
-        noted = _noted(self._exchange)
-        pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in noted.items()]
+        headers = self._exchange.headers
+        pairs = [
+            (name.encode("latin-1"), headers[name].encode("latin-1")) for name in headers if name.startswith(_NOTED)
+        ]
         if self._changes:
             pairs.append((b"x-router-changes", quote(", ".join(self._changes), safe=_NOTE_SAFE).encode()))
         return pairs
@@ -134,10 +136,6 @@ class DecodedReply:
     async def close(self) -> None:
         """End the exchange; see `Reply.close`."""
         await self._exchange.close(complete=self._decoder.done)
-
-
-def _noted(exchange: Exchange) -> dict[str, str]:
-    return {name: value for name, value in exchange.headers.items() if name.startswith(_NOTED)}
 
 
 def _is_event_stream(content_type: str) -> bool:
@@ -242,6 +240,6 @@ async def _failure(backend: Backend, manner: Manner, exchange: Exchange, until: 
         error = manner.failure(exchange.status, body, exchange.headers)
     else:
         error = failure(exchange.status, body, exchange.headers, quoted=backend.dialect == "local_agent")
-    error.extra_headers = _noted(exchange)
-    error.extra_headers.pop("retry-after", None)
+    limits = _NOTED[:-1]  # errors have a place of their own for `Retry-After`
+    error.extra_headers = {name: value for name, value in exchange.headers.items() if name.startswith(limits)}
     return error
