@@ -14,7 +14,7 @@ from router.limits.limiter import Limiter, Refusal
 from router.resume import Joint, Story, resumable
 from router.routing.estimates import EXPECTED_COMPLETION_TOKENS
 from router.trail import Trail
-from router.types import Candidate, Decision, InferenceRequest
+from router.types import Candidate, Decision, Endpoint, InferenceRequest
 from shared.errors import (
     AllCandidatesFailed,
     ContextLengthExceeded,
@@ -43,6 +43,7 @@ class Desk:
     Attributes:
         adapters: Dialect to adapter.
         bridges: How endpoints that a backend does not speak are carried over chat.
+        stand_ins: Who answers an endpoint in the place of a backend that does not speak it.
         health: Learns from every attempt.
         limiter: Keeps deployments within their limits.
         attempts: The attempt budget of one request.
@@ -52,6 +53,7 @@ class Desk:
 
     adapters: Mapping[str, BackendAdapter]
     bridges: Bridges
+    stand_ins: Mapping[Endpoint, BackendAdapter]
     health: HealthBoard
     limiter: Limiter
     attempts: int
@@ -187,11 +189,15 @@ class Course:
         adapter = self._adapter(candidate)
         if not adapter.speaks(request.endpoint, candidate):
             make = self._desk.bridges.get(request.endpoint)
-            if make is None:
+            stand_in = self._desk.stand_ins.get(request.endpoint)
+            if stand_in is not None:
+                adapter = stand_in
+            elif make is not None:
+                bridge = make(request)
+                request = bridge.request
+            else:
                 self._left -= 1
                 raise UpstreamUnavailable(f"The backend does not speak the endpoint {request.endpoint!r}.")
-            bridge = make(request)
-            request = bridge.request
         attempt = await self._begin(adapter, candidate, request)
         story = Story(request) if request.stream and self._resumable(request, candidate) else None
         return Begun(attempt, bridge, story)

@@ -11,7 +11,7 @@ from router.interfaces import BackendAdapter, Bridges, Headers
 from router.limits.limiter import Limiter, Reservation
 from router.resume import Joint
 from router.trail import Trail
-from router.types import Candidate, Chunk, Completion, Decision, Event, InferenceRequest
+from router.types import Candidate, Chunk, Completion, Decision, Endpoint, Event, InferenceRequest
 from shared.errors import ServiceError, StreamInterrupted
 from shared.sse import DONE
 
@@ -128,6 +128,7 @@ class Dispatcher:
         deadline: Seconds that one request may take, where it wishes no other limit.
         limiter: Keeps deployments within their limits; None: each process for itself.
         bridges: How endpoints that a backend does not speak are carried over chat.
+        stand_ins: Who answers an endpoint in the place of a backend that does not speak it.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class Dispatcher:
         clock: Callable[[], float] = time.perf_counter,
         limiter: Limiter | None = None,
         bridges: Bridges | None = None,
+        stand_ins: Mapping[Endpoint, BackendAdapter] | None = None,
     ) -> None:
-        self._desk = Desk(adapters, bridges or {}, health, limiter or Limiter(), attempts, deadline, clock)
+        limits = limiter or Limiter()
+        self._desk = Desk(adapters, bridges or {}, stand_ins or {}, health, limits, attempts, deadline, clock)
 
     async def send(self, request: InferenceRequest, decision: Decision, trail: Trail) -> Committed:
         """Return the first candidate's answer that reaches its commit point.

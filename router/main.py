@@ -25,6 +25,8 @@ from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
 from router.api.routes import RESOURCES, DataPlaneRoute
+from router.backends.anthropic import AnthropicAdapter
+from router.backends.estimates import EstimateAdapter
 from router.backends.gemini import GeminiAdapter
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
@@ -52,6 +54,7 @@ from router.state.redis import RedisStore
 from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
 from router.upstream import Upstream
+from router.wire.anthropic.bridge import MessagesBridge
 from router.workers.seat import Seat
 from shared.asgi import RequestContext, Scope
 from shared.logs import AccessLog
@@ -61,7 +64,7 @@ __all__ = ["create_app", "open_services"]
 _log = logging.getLogger("router")
 _HOME = ("", "localhost", "127.0.0.1", "::1")
 _PROBES = ("/healthz", "/readyz", "/metrics", "/agents/heartbeat")
-_BRIDGES: Bridges = {}
+_BRIDGES: Bridges = {"messages": MessagesBridge}
 """How endpoints are carried over chat to backends that do not have them."""
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
@@ -144,8 +147,17 @@ def _dispatcher(settings: RouterSettings, upstream: Upstream, health: HealthBoar
         "openai": OpenAICompatibleAdapter(upstream),
         "local_agent": LocalAgentAdapter(upstream),
         "gemini": GeminiAdapter(upstream),
+        "anthropic": AnthropicAdapter(upstream),
     }
-    return Dispatcher(adapters, health, settings.attempts, settings.deadline, limiter=limiter, bridges=_BRIDGES)
+    return Dispatcher(
+        adapters,
+        health,
+        settings.attempts,
+        settings.deadline,
+        limiter=limiter,
+        bridges=_BRIDGES,
+        stand_ins={"count_tokens": EstimateAdapter()},
+    )
 
 
 async def _keep_leases(stack: AsyncExitStack, limiter: Limiter, state: RedisStore, catalog: CatalogSource) -> None:

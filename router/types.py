@@ -156,6 +156,8 @@ class Deployment:
     limits: Limits = Limits()
     weight: float = 1.0
     priority: int = 0
+    max_output_tokens: int | None = None
+    """The most that its model writes, where that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,6 +301,7 @@ class UpstreamRejected(UpstreamError):
 
     def __init__(self, status: int, error: Mapping[str, Any]) -> None:
         super().__init__(str(error.get("message") or f"The backend rejected the request ({status})."))
+        self.error = error
         self.status = status
         self.type = str(error.get("type") or "invalid_request_error")
         code = error.get("code")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from router.api.chat import CHAT
 from router.api.client import AsgiClient, Call, answer_error
 from router.api.deps import services_of
+from router.api.messages import COUNT_TOKENS, COUNT_TOKENS_BETA, MESSAGES, MESSAGES_BETA
 from router.api.respond import Resource, respond
 from shared.asgi import Receive, Scope, Send, race, read_body
 from shared.errors import MethodNotAllowed, ServiceError
@@ -15,6 +16,10 @@ __all__ = ["RESOURCES", "DataPlaneRoute"]
 
 RESOURCES: Mapping[str, Resource] = {
     "/v1/chat/completions": CHAT,
+    "/v1/messages": MESSAGES,
+    "/v1/messages?beta=true": MESSAGES_BETA,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
+    "/v1/messages/count_tokens?beta=true": COUNT_TOKENS_BETA,
 }
 """Path, with a query where that makes a difference, to resource."""
 

@@ -39,9 +39,11 @@ class LocalAgentAdapter:
         body = infer_payload(request, model, backend.accepts_messages)
         exchange = await self._upstream.post(deployment, "/infer", (body,), request, until)
         if request.stream:
-            return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)))
+            return DecodedReply(
+                exchange, EventStream(InferStream(request, model, reply_model, created)), request.changes
+            )
 
         def parse(answer: bytes) -> Completion:
             return parse_infer(answer, request, model, reply_model, created)
 
-        return DecodedReply(exchange, WholeBody(parse))
+        return DecodedReply(exchange, WholeBody(parse), request.changes)

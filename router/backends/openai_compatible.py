@@ -41,5 +41,6 @@ class OpenAICompatibleAdapter:
         exchange = await self._upstream.post(deployment, "/chat/completions", body, request, until)
         if request.stream:
             running = request.usage_asked and _RUNNING in request.body
-            return DecodedReply(exchange, EventStream(ChatStream(reply_model, request.usage_asked, running)))
-        return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)))
+            stream = EventStream(ChatStream(reply_model, request.usage_asked, running))
+            return DecodedReply(exchange, stream, request.changes)
+        return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)), request.changes)

@@ -254,12 +254,13 @@ def _model(rows: Sequence[Row], deployments: tuple[Deployment, ...], owners: Map
     """
     first = rows[0]
     told = [frozenset(row["capabilities"]) for row in rows if row["capabilities"]]
+    most = _largest(row["max_output_tokens"] for row in rows)
     return Model(
         id=first["id"],
-        deployments=deployments,
+        deployments=tuple(replace(one, max_output_tokens=most) for one in deployments),
         aliases=tuple(first["aliases"]),
         context_length=_largest(row["context_length"] for row in rows),
-        max_output_tokens=_largest(row["max_output_tokens"] for row in rows),
+        max_output_tokens=most,
         capabilities=frozenset.intersection(*told) if told else frozenset(),
         quality=MappingProxyType(dict(first["quality"])),
         fallbacks=tuple(dict.fromkeys(owners.get(name, name) for name in first["fallbacks"])),

@@ -34,6 +34,9 @@ _TOO_LONG = (
     "max_model_len",
     "prompt is too long",
 )
+_OUR_ACCOUNT_WORDS = ("credit balance is too low",)
+"""Anthropic tells an empty account as a 400."""
+_OVERLOADED = 529
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 
 
@@ -54,12 +57,15 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
     words = str(detail.get("message") or "") if quoted else ""
     if status == 503 and detail.get("code") == "overloaded":
         return UpstreamOverloaded(words[:500] or "The backend's queue is full.", retry_after=wait)
-    return UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
+    unavailable = UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
+    if status == _OVERLOADED:
+        unavailable.status = status  # Anthropic's clients know it
+    return unavailable
 
 
 def _by_status(status: int, detail: dict[str, Any], wait: float | None) -> ServiceError | None:
     """Return what a 4xx means, told by a status line or within a body; None for any other status."""
-    if status in _OUR_ACCOUNT:
+    if status in _OUR_ACCOUNT or (status == 400 and _names_our_account(detail)):
         return UpstreamUnauthorized(f"The backend refused the router's credentials ({status}).")
     if status == 408:
         return UpstreamTimeout("The backend gave up waiting (408).")
@@ -129,10 +135,17 @@ def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
             status = 401
         elif code == "rate_limit_exceeded" or detail.get("type") == "rate_limit_error":
             status = 429
+        elif detail.get("type") == "overloaded_error":
+            status = _OVERLOADED
         else:
             status = 400 if _too_long(detail) else 500
     message = str(detail.get("message") or "no reason given")[:500]
-    return _by_status(status, detail, None) or UpstreamUnavailable(f"The backend reported an error: {redact(message)}")
+    if (error := _by_status(status, detail, None)) is not None:
+        return error
+    unavailable = UpstreamUnavailable(f"The backend reported an error: {redact(message)}")
+    if status == _OVERLOADED:
+        unavailable.status = status
+    return unavailable
 
 
 def rejected(status: int, detail: dict[str, Any]) -> ServiceError:
@@ -141,6 +154,11 @@ def rejected(status: int, detail: dict[str, Any]) -> ServiceError:
         message = str(detail.get("message") or "The prompt is too long for the model.")
         return ContextLengthExceeded(message, param="messages")
     return UpstreamRejected(status, detail)
+
+
+def _names_our_account(detail: dict[str, Any]) -> bool:
+    message = str(detail.get("message") or "").lower()
+    return any(words in message for words in _OUR_ACCOUNT_WORDS)
 
 
 def _too_long(detail: dict[str, Any]) -> bool:

@@ -44,7 +44,7 @@ OPENAI = {"error": {"message": "Bad field.", "type": "their_type", "param": "x",
         (502, UpstreamUnavailable, 502, True),
         (503, UpstreamUnavailable, 502, True),
         (504, UpstreamUnavailable, 502, True),
-        (529, UpstreamUnavailable, 502, True),
+        (529, UpstreamUnavailable, 529, True),
     ],
 )
 def test_failure_goes_by_the_status(status: int, kind: type[ServiceError], told: int, retryable: bool) -> None:
