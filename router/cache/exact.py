@@ -74,7 +74,7 @@ class ExactCache:
         wish = request.wishes.cache
         if privacy == "local" and not self._at_home:
             return False
-        if wish == "off" or self._ttl <= 0 or not self._store.available:
+        if request.endpoint != "chat" or wish == "off" or self._ttl <= 0 or not self._store.available:
             return False
         return request.deterministic or wish in ("on", "refresh")
 

@@ -394,3 +394,8 @@ async def test_cache_entry_of_an_agent_keeps_its_estimate() -> None:
     cache.put(chat_request(**SURE, stream=True), "", answer(events))
     (found,) = await kept(cache, chat_request(**SURE)) or []
     assert found["usage"]["total_tokens"] == 7
+
+
+def test_cache_keeps_chat_answers_alone() -> None:
+    """An entry has the form of a chat answer; another endpoint's answer has none in it."""
+    assert not cache_of().eligible(structs.replace(chat_request(**SURE), endpoint="messages"))
