@@ -25,7 +25,7 @@ from local_agent.settings import AgentSettings
 from local_agent.supervisor import Status
 from local_agent.types import Phase
 from router.metrics import RouterMetrics
-from router.registry.providers import PROVIDERS
+from router.registry.providers import PROVIDERS, Provider
 from router.settings import RouterSettings
 from shared import errors
 
@@ -37,6 +37,18 @@ SETTINGS_INTRODUCTION = """\
 Both services read their settings from environment variables, once, at the start. The make targets that start services
 read `.env` first; a variable that is set in the shell wins. A variable that is set but empty counts as unset. A value
 that cannot be read stops the start and is named.
+"""
+PROVIDERS_INTRODUCTION = """\
+A provider is enabled by its key alone, `EXTERNAL_<NAME>_KEY`. `EXTERNAL_<NAME>_BASE_URL` replaces its address, and
+`EXTERNAL_<NAME>_MODELS` names its models, with commas between them, instead of its own list.
+
+A server of your own (Ollama, LM Studio, llama.cpp, vLLM) is enabled by its address alone, with or without `/v1`; a key
+is sent where one is set. On this machine (`localhost`, a loopback address) it is of the tier `local`, anywhere else
+`cluster`, and its price is 0.
+
+Azure OpenAI takes both of its addresses: `https://RESOURCE.openai.azure.com/openai/v1`, and the older
+`https://RESOURCE.openai.azure.com/openai/deployments/{model}?api-version=VERSION`. It has no list of what is deployed,
+so name the deployments: `EXTERNAL_AZURE_MODELS=gpt-4o,my-embeddings`.
 """
 ERRORS_INTRODUCTION = """\
 `param` names the field at fault, as a path (`messages[0].role`), or is null. 429 and 503 carry `Retry-After` where a
@@ -106,9 +118,18 @@ def _rows(settings: Sequence[Setting]) -> Iterator[str]:
         yield f"| `{setting.variable}` | {setting.kind} | {default} | {setting.description} |"
 
 
+def _place(provider: Provider) -> str:
+    if provider.base_url is not None:
+        return f"`{provider.base_url}`"
+    return "its value" if provider.own else f"`{provider.base_url_env}`, which must be set"
+
+
 def settings_page() -> str:
     """Return docs/reference/settings.md."""
-    providers = [f"| `EXTERNAL_{provider.name.upper()}_KEY` | `{provider.base_url}` |" for provider in PROVIDERS]
+    providers = [
+        f"| `{provider.base_url_env if provider.own else provider.key_env}` | {_place(provider)} |"
+        for provider in PROVIDERS
+    ]
     parts = [
         GENERATED,
         "# Settings\n",
@@ -116,8 +137,8 @@ def settings_page() -> str:
         "## Router\n",
         *_rows(settings_of(RouterSettings)),
         "\n### Providers\n",
-        "A provider is enabled by its key alone. `EXTERNAL_<NAME>_BASE_URL` replaces its address.\n",
-        "| Key | Base URL |",
+        PROVIDERS_INTRODUCTION,
+        "| Enabled by | Base URL |",
         "|---|---|",
         *providers,
         "\n## Local agent\n",
@@ -138,8 +159,16 @@ def env_example() -> str:
         for setting in settings_of(settings):
             lines += ["", f"# {setting.description.replace('`', '')}", f"# {setting.variable}={setting.default or ''}"]
         if settings is RouterSettings:
-            lines += ["", "# A provider is enabled by its key alone; EXTERNAL_<NAME>_BASE_URL replaces its address."]
-            lines += [f"# EXTERNAL_{provider.name.upper()}_KEY=" for provider in PROVIDERS]
+            lines += [
+                "",
+                "# A provider is enabled by its key alone; EXTERNAL_<NAME>_BASE_URL replaces its address, and",
+            ]
+            lines += [
+                "# EXTERNAL_<NAME>_MODELS names models instead of its list. A server of your own needs an address."
+            ]
+            for provider in PROVIDERS:
+                lines += [] if provider.own else [f"# {provider.key_env}="]
+                lines += [] if provider.base_url else [f"# {provider.base_url_env}="]
     return "\n".join(lines) + "\n"
 
 

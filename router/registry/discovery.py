@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from router.interfaces import Secrets
 from router.registry.asking import Asks, Refused
-from router.registry.listings import ListingKind, read_listing
+from router.registry.listings import ListingKind, next_page, read_listing
 from router.registry.providers import PROVIDERS, Provider
 from router.registry.rows import FoundBackend, FoundModel
 from router.registry.store import RegistryStore, StoreError
@@ -23,6 +23,8 @@ _AGENT_EVERY = 5.0
 _EVERY = 60.0
 _RETRY = 2.0
 _REFUSED = (401, 403)
+_PAGES = 50
+"""More than any list has; one that never ends is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +33,19 @@ class Source:
 
     Attributes:
         backend: The backend that it is.
-        listing: The URL of its list of models.
+        listing: The URL of its list of models; None: it has none, or `named` is to be taken instead.
         kind: How its list is read.
         every: Seconds between two looks at it.
         provider: Its row in the table of providers, where it has one.
+        named: The models that the settings or the table name.
     """
 
     backend: FoundBackend
-    listing: str
+    listing: str | None
     kind: ListingKind
     every: float = _EVERY
     provider: Provider | None = None
+    named: tuple[str, ...] = ()
 
 
 def sources(*, local_agent_url: str | None, llmd_endpoint: str | None, secrets: Secrets) -> list[Source]:
@@ -50,7 +54,7 @@ def sources(*, local_agent_url: str | None, llmd_endpoint: str | None, secrets: 
     Args:
         local_agent_url: Where to look for a local agent; None or `off` looks for none.
         llmd_endpoint: The cluster's base URL, without `/v1`.
-        secrets: Reads `EXTERNAL_<NAME>_KEY` and `EXTERNAL_<NAME>_BASE_URL`.
+        secrets: Reads `EXTERNAL_<NAME>_KEY`, `EXTERNAL_<NAME>_BASE_URL` and `EXTERNAL_<NAME>_MODELS`.
     """
     found: list[Source] = []
     if local_agent_url and local_agent_url != "off":
@@ -61,13 +65,31 @@ def sources(*, local_agent_url: str | None, llmd_endpoint: str | None, secrets: 
     if llmd_endpoint:
         url = llmd_endpoint.rstrip("/").removesuffix("/v1") + "/v1"
         found.append(Source(FoundBackend("llmd", "openai", url, "cluster"), f"{url}/models", "cluster"))
-    for provider in PROVIDERS:
-        if not secrets(provider.key_env):
-            continue
-        url = (secrets(provider.base_url_env) or provider.base_url).rstrip("/")
-        backend = FoundBackend(provider.name, provider.dialect, url, "external", provider.key_env)
-        found.append(Source(backend, f"{url}/models", "provider", provider=provider))
-    return found
+    return found + [source for provider in PROVIDERS if (source := _provided(provider, secrets)) is not None]
+
+
+def _provided(provider: Provider, secrets: Secrets) -> Source | None:
+    """Return a provider as a source, or None where the settings do not enable it."""
+    keyed = bool(secrets(provider.key_env))
+    base_url = secrets(provider.base_url_env) or provider.base_url
+    if base_url is None or not (keyed or provider.own):
+        return None
+    url = provider.address(base_url)
+    # A server that stands in for the provider, and Azure's paths with the model in them, have no more than others.
+    usual = url == provider.base_url or (provider.base_url is None and "{model}" not in url)
+    backend = FoundBackend(
+        provider.name,
+        provider.dialect,
+        url,
+        provider.tier(url),
+        provider.key_env if keyed else None,
+        key_header=provider.key_header,
+        endpoints=provider.endpoints if usual else (),
+    )
+    asked = (name.strip() for name in (secrets(provider.models_env) or "").split(","))
+    named = tuple(name for name in asked if name) or provider.models
+    listing = None if named or provider.listing is None else url + provider.listing
+    return Source(backend, listing, "provider", provider=provider, named=named)
 
 
 class Discovery:
@@ -128,9 +150,9 @@ class Discovery:
     async def _look(self, source: Source) -> Exception | None:
         name = source.backend.name
         try:
-            models = await self._ask(source.listing, self._headers(source), source.kind, source.provider)
+            models = await self._models(source)
             talks = source.kind == "agent" and any("messages" in model.capabilities for model in models)
-            backend = source.backend if not talks else _with_messages(source.backend)
+            backend = replace(source.backend, accepts_messages=True) if talks else source.backend
             await asyncio.to_thread(self._store.replace_discovered, backend, models)
         except Exception as error:  # noqa: BLE001 - whatever a source answers, the others go on
             self._say(name, f"failed: {_reason(error)}", logging.WARNING)
@@ -139,20 +161,37 @@ class Discovery:
         self._say(name, f"serves {len(ids)} models: {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}", logging.INFO)
         return None
 
+    async def _models(self, source: Source) -> tuple[FoundModel, ...]:
+        provider = source.provider
+        if source.listing is not None:
+            return await self._ask(source.listing, self._headers(source), source.kind, provider)
+        if not source.named and provider is not None:
+            raise ValueError(f"it has no list of models; name them in {provider.models_env}")
+        listed = {"data": [{"id": name} for name in source.named]}
+        return await asyncio.to_thread(read_listing, listed, source.kind, datetime.now(timezone.utc), provider)
+
     async def _ask(
         self, url: str, headers: Mapping[str, str], kind: ListingKind, provider: Provider | None = None
     ) -> tuple[FoundModel, ...]:
-        body = await self._asker.get(url, headers)
-        # In a thread: a provider's list is long, and the first look at prices loads their library.
-        return await asyncio.to_thread(_read, body, kind, provider)
+        found: dict[str, FoundModel] = {}
+        page = url
+        for _ in range(_PAGES):
+            body = await self._asker.get(page, headers)
+            # In a thread: a provider's list is long, and the first look at prices loads their library.
+            models, following = await asyncio.to_thread(_read, body, kind, provider)
+            for model in models:
+                found.setdefault(model.id, model)
+            if following is None:
+                break
+            page = f"{url}{'&' if '?' in url else '?'}{following}"
+        return tuple(found.values())
 
     def _headers(self, source: Source) -> dict[str, str]:
         headers = {} if source.provider is None else dict(source.provider.headers)
         key = None if source.backend.api_key_env is None else self._secrets(source.backend.api_key_env)
         if key is not None:
-            headers["authorization"] = f"Bearer {key}"
-            if source.provider is not None and source.provider.key_header is not None:
-                headers[source.provider.key_header] = key
+            own = source.backend.key_header
+            headers[own or "authorization"] = key if own is not None else f"Bearer {key}"
         return headers
 
     def _say(self, source: str, what: str, level: int) -> None:
@@ -208,14 +247,9 @@ class Discovery:
         return any("messages" in model.capabilities for model in models)
 
 
-def _read(body: bytes, kind: ListingKind, provider: Provider | None) -> tuple[FoundModel, ...]:
-    return tuple(read_listing(json.loads(body), kind, datetime.now(timezone.utc), provider))
-
-
-def _with_messages(backend: FoundBackend) -> FoundBackend:
-    return FoundBackend(
-        backend.name, backend.dialect, backend.base_url, backend.tier, backend.api_key_env, accepts_messages=True
-    )
+def _read(body: bytes, kind: ListingKind, provider: Provider | None) -> tuple[tuple[FoundModel, ...], str | None]:
+    payload = json.loads(body)
+    return read_listing(payload, kind, datetime.now(timezone.utc), provider), next_page(payload)
 
 
 def _reason(error: Exception) -> str:

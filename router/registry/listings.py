@@ -8,19 +8,27 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
+from urllib.parse import quote
 
 from router.registry.prices import look_up
 from router.registry.providers import Provider
 from router.registry.rows import FoundModel
 from router.types import Price
 
-__all__ = ["ListingKind", "read_listing"]
+__all__ = ["ListingKind", "next_page", "read_listing"]
 
 ListingKind = Literal["agent", "cluster", "provider"]
 
 _FREE = Price(Decimal(0), Decimal(0), Decimal(0))
-_CONTEXT = ("context_length", "max_model_len", "context_window", "max_context_length", "inputTokenLimit")
-_OUTPUT = ("max_output_tokens", "max_completion_tokens", "outputTokenLimit")
+_CONTEXT = (
+    "context_length",
+    "max_model_len",
+    "context_window",
+    "max_context_length",
+    "max_input_tokens",
+    "inputTokenLimit",
+)
+_OUTPUT = ("max_output_tokens", "max_completion_tokens", "max_tokens", "outputTokenLimit")
 # A list of models names what is not for chat in the id alone. The first match counts.
 _PURPOSES = tuple(
     (re.compile(pattern, re.IGNORECASE), capability)
@@ -52,7 +60,9 @@ def read_listing(
         ValueError: It is no list of models.
     """
     found: dict[str, FoundModel] = {}
-    for entry in _entries(payload):
+    for entry in (
+        _gemini_entries(payload) if provider is not None and provider.dialect == "gemini" else _entries(payload)
+    ):
         if kind == "agent":
             model = _agent_model(entry)
         elif provider is None:
@@ -70,6 +80,32 @@ def _entries(payload: Any) -> Iterator[Mapping[str, Any]]:
     for item in items:
         if isinstance(item, dict) and isinstance(item.get("id"), str) and re.fullmatch(r"[!-~]{1,256}", item["id"]):
             yield item
+
+
+def _gemini_entries(payload: Any) -> Iterator[Mapping[str, Any]]:
+    """Return those that generate content, as entries like everybody's; an id alone is one as well."""
+    items = payload.get("models", payload.get("data")) if isinstance(payload, dict) else None
+    if not isinstance(items, list):
+        raise ValueError("the answer is no list of models")  # noqa: TRY004 - it is foreign data
+    able = []
+    for item in items:
+        if isinstance(item, dict):
+            methods = item.get("supportedGenerationMethods", ["generateContent"])
+            if isinstance(methods, list) and "generateContent" in methods:
+                able.append({**item, "id": item.get("id", item.get("name"))})
+    return _entries(able)
+
+
+def next_page(payload: Any) -> str | None:
+    """Return what to add to the query for the next part of a list, or None at its end."""
+    if not isinstance(payload, dict):
+        return None
+    token, last = payload.get("nextPageToken"), payload.get("last_id")
+    if isinstance(token, str) and token:
+        return f"pageToken={quote(token, safe='')}"
+    if payload.get("has_more") is True and isinstance(last, str) and last:
+        return f"after_id={quote(last, safe='')}"
+    return None
 
 
 def _model(entry: Mapping[str, Any], name: str) -> FoundModel:
@@ -91,7 +127,7 @@ def _provider_model(entry: Mapping[str, Any], provider: Provider, at: datetime) 
         context_length=model.context_length or _nested_context(entry) or known.context_length,
         max_output_tokens=model.max_output_tokens or _count(entry.get("top_provider"), _OUTPUT),
         capabilities=_purpose(entry, name),
-        price=_listed_price(entry.get("pricing")) or known.price,
+        price=_FREE if provider.own else _listed_price(entry.get("pricing")) or known.price,
     )
 
 
@@ -114,7 +150,10 @@ def _purpose(entry: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 
 def _nested_context(entry: Mapping[str, Any]) -> int | None:
-    return _count(entry.get("model_spec"), ("availableContextTokens",))
+    """Return the context that Venice tells of a model, or the largest that Hugging Face's providers offer."""
+    offers = entry.get("providers")
+    found = [_count(offer, _CONTEXT) or 0 for offer in offers] if isinstance(offers, list) else []
+    return _count(entry.get("model_spec"), ("availableContextTokens",)) or max(found, default=0) or None
 
 
 def _count(entry: Any, names: tuple[str, ...]) -> int | None:

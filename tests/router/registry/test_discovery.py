@@ -105,16 +105,96 @@ async def test_look_fills_the_registry(store: RegistryStore) -> None:
     assert [request.headers["authorization"] for request in openai.seen] == ["Bearer sk-test-1234567890"]
 
 
-async def test_look_sends_what_a_provider_wants(store: RegistryStore) -> None:
-    """Anthropic's list takes the key in a header of its own, and a version."""
-    answers = Answers({"data": []})
+def test_sources_of_servers_of_ones_own() -> None:
+    """An address is enough; where it is decides the tier; a key goes along where there is one."""
+    secrets = {
+        "EXTERNAL_OLLAMA_BASE_URL": "http://localhost:11434",
+        "EXTERNAL_LMSTUDIO_BASE_URL": "http://[::1]:1234/v1/",
+        "EXTERNAL_LLAMACPP_BASE_URL": "http://192.168.1.7:8080",
+        "EXTERNAL_VLLM_BASE_URL": "http://gpu.example/serving/v1",
+        "EXTERNAL_VLLM_KEY": "k",
+    }
+    found = {source.backend.name: source.backend for source in named(secrets)}
+    assert {name: (backend.base_url, backend.tier, backend.api_key_env) for name, backend in found.items()} == {
+        "ollama": ("http://localhost:11434/v1", "local", None),
+        "lmstudio": ("http://[::1]:1234/v1", "local", None),
+        "llamacpp": ("http://192.168.1.7:8080/v1", "cluster", None),
+        "vllm": ("http://gpu.example/serving/v1", "cluster", "EXTERNAL_VLLM_KEY"),
+    }
+    assert named({"EXTERNAL_OLLAMA_KEY": "k"}) == []
+
+
+def test_sources_say_which_endpoints_are_their_own() -> None:
+    """A provider's own address has them; whatever stands in for it is not assumed to."""
+    (own,) = named({"EXTERNAL_OPENAI_KEY": "k"})
+    (other,) = named({"EXTERNAL_OPENAI_KEY": "k", "EXTERNAL_OPENAI_BASE_URL": "http://proxy/v1"})
+    assert (own.backend.endpoints, other.backend.endpoints) == (("responses",), ())
+
+
+async def test_look_takes_azures_deployments_from_the_settings(store: RegistryStore) -> None:
+    """Its address and the names of its deployments are given; nobody is asked; the key has its own header."""
+    secrets = {"EXTERNAL_AZURE_KEY": "k"}
+    assert named(secrets) == []
+    secrets["EXTERNAL_AZURE_BASE_URL"] = "https://r.openai.azure.com/openai/deployments/{model}?api-version=2024-10-21"
+    (nameless,) = named(secrets)
+    (place,) = named(secrets | {"EXTERNAL_AZURE_MODELS": "gpt-4o, my-embeddings,"})
+    (newer,) = named(secrets | {"EXTERNAL_AZURE_BASE_URL": "https://r.openai.azure.com/openai/v1/"})
+    assert (place.backend.endpoints, newer.backend.endpoints) == ((), ("responses",))
+    async with discovery(store, [], secrets) as looking:
+        assert not await looking.look(nameless)
+        assert await looking.look(place)
+    catalog = catalog_of(store)
+    assert catalog.backends["azure"].key_header == "api-key"
+    assert set(catalog.models) == {"gpt-4o", "my-embeddings"}
+    assert catalog.models["gpt-4o"].deployments[0].price.input is not None
+    assert catalog.models["my-embeddings"].capabilities == {"embeddings"}
+
+
+async def test_look_takes_named_models_instead_of_a_list(store: RegistryStore) -> None:
+    """For any provider; one without a list has its models in the table."""
+    answers = Answers({}, 500)
     async with server(answers) as url:
-        secrets = {"EXTERNAL_ANTHROPIC_KEY": "k", "EXTERNAL_ANTHROPIC_BASE_URL": f"{url}/v1"}
-        (place,) = named(secrets)
-        async with discovery(store, [place], secrets) as looking:
-            assert await looking.look(place)
-    headers = answers.seen[0].headers
-    assert (headers["x-api-key"], headers["anthropic-version"]) == ("k", "2023-06-01")
+        secrets = {"EXTERNAL_GOOGLE_KEY": "k", "EXTERNAL_GOOGLE_BASE_URL": f"{url}/v1beta"}
+        places = named(secrets | {"EXTERNAL_GOOGLE_MODELS": "gemini-2.5-pro", "EXTERNAL_PERPLEXITY_KEY": "k"})
+        async with discovery(store, places, secrets) as looking:
+            assert [await looking.look(place) for place in places] == [True, True]
+    assert answers.seen == []
+    catalog = catalog_of(store)
+    assert {"gemini-2.5-pro", "sonar", "sonar-pro"} <= set(catalog.models)
+    assert catalog.models["sonar"].deployments[0].price.output is not None
+
+
+async def test_look_reads_a_list_to_its_end(store: RegistryStore) -> None:
+    """Google's and Anthropic's lists come in parts; a list that goes round in circles is cut off."""
+    pages = {
+        "/v1beta/models?pageSize=1000": {"models": [{"name": "models/a"}], "nextPageToken": "2"},
+        "/v1beta/models?pageSize=1000&pageToken=2": {"models": [{"name": "models/b"}, {"name": "models/a"}]},
+        "/v1/models?limit=1000": {"data": [{"id": "c"}], "has_more": True, "last_id": "c"},
+        "/v1/models?limit=1000&after_id=c": {"data": [{"id": "d"}], "has_more": True, "last_id": "c"},
+    }
+    seen: list[SeenRequest] = []
+
+    async def script(request: SeenRequest, reply: ScriptedReply) -> None:
+        seen.append(request)
+        await reply.json(pages[request.path])
+
+    async with scripted_upstream(script) as upstream:
+        base = upstream.url.removesuffix("/v1")
+        secrets = {
+            "EXTERNAL_GOOGLE_KEY": "k",
+            "EXTERNAL_GOOGLE_BASE_URL": f"{base}/v1beta",
+            "EXTERNAL_ANTHROPIC_KEY": "k2",
+            "EXTERNAL_ANTHROPIC_BASE_URL": f"{base}/v1",
+        }
+        places = named(secrets)
+        async with discovery(store, places, secrets) as looking:
+            assert [await looking.look(place) for place in places] == [True, True]
+    assert set(catalog_of(store).models) == {"a", "b", "c", "d"}
+    assert len(seen) == 50 + 2
+    asked = {request.path.split("/")[1]: request.headers for request in seen}
+    assert asked["v1beta"]["x-goog-api-key"] == "k"
+    assert "authorization" not in asked["v1beta"]
+    assert asked["v1"]["anthropic-version"] == "2023-06-01"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.registry.listings import read_listing
+from router.registry.listings import next_page, read_listing
 from router.registry.prices import look_up
 from router.registry.providers import PROVIDERS
 from router.registry.rows import FoundModel
@@ -62,8 +62,54 @@ def test_read_listing_of_other_shapes() -> None:
     """A bare list, a prefixed id and a nested context are read as well."""
     (together,) = read_listing([{"id": "m", "type": "embedding"}], "provider", NOW, BY_NAME["together"])
     assert together.capabilities == ("embeddings",)
-    assert one({"id": "models/gemini-9"}, "google").id == "gemini-9"
+    offers = [{"provider": "a", "context_length": 8192}, {"provider": "b", "context_length": 32768}, {"provider": "c"}]
+    assert one({"id": "o/m", "providers": offers}, "huggingface").context_length == 32768
     assert one({"id": "v", "model_spec": {"availableContextTokens": 32768}}, "venice").context_length == 32768
+
+
+def test_read_listing_of_google_keeps_what_generates_content() -> None:
+    """Its own shape: names with a prefix, limits in words of its own, methods; the rest cannot be asked."""
+    chat = {"name": "models/gemini-2.5-flash", "inputTokenLimit": 1048576, "outputTokenLimit": 65536}
+    chat["supportedGenerationMethods"] = ["generateContent", "countTokens"]
+    embedding = {"name": "models/gemini-embedding-001", "supportedGenerationMethods": ["embedContent"]}
+    odd = [3, {"name": 5}, {"name": "models/x", "supportedGenerationMethods": 7}]
+    (found,) = read_listing({"models": [chat, embedding, *odd]}, "provider", NOW, BY_NAME["google"])
+    assert (found.id, found.context_length, found.max_output_tokens) == ("gemini-2.5-flash", 1048576, 65536)
+    assert found.price.input is not None
+    assert found.capabilities == ()
+    with pytest.raises(ValueError, match="no list"):
+        read_listing({"error": {}}, "provider", NOW, BY_NAME["google"])
+
+
+def test_read_listing_of_anthropic_reads_its_limits() -> None:
+    """Anthropic's words for the context and the answer."""
+    entry = {"type": "model", "id": "claude-sonnet-4-5", "max_input_tokens": 200000, "max_tokens": 64000}
+    model = one(entry, "anthropic")
+    assert (model.context_length, model.max_output_tokens) == (200000, 64000)
+
+
+def test_read_listing_of_a_server_of_ones_own_costs_nothing() -> None:
+    """What runs here has no price by the token."""
+    free = Price(Decimal(0), Decimal(0), Decimal(0))
+    assert one({"id": "gpt-4o-mini"}, "ollama").price == free
+    assert one({"id": "org/m", "max_model_len": 4096}, "vllm") == FoundModel("org/m", 4096, price=free)
+
+
+@pytest.mark.parametrize(
+    ("payload", "following"),
+    [
+        ({"data": []}, None),
+        ([], None),
+        ({"models": [], "nextPageToken": "a b&c"}, "pageToken=a%20b%26c"),
+        ({"models": [], "nextPageToken": ""}, None),
+        ({"data": [], "has_more": True, "last_id": "m-1"}, "after_id=m-1"),
+        ({"data": [], "has_more": False, "last_id": "m-1"}, None),
+        ({"data": [], "has_more": True, "last_id": None}, None),
+    ],
+)
+def test_next_page_says_how_to_go_on(payload: Any, following: str | None) -> None:
+    """Google's token and Anthropic's last id; whatever else is the end."""
+    assert next_page(payload) == following
 
 
 @pytest.mark.parametrize(
@@ -139,9 +185,11 @@ def test_providers_have_unique_names_and_variables() -> None:
     """Each row has its own backend name, https address and variables."""
     assert len(BY_NAME) == len(PROVIDERS)
     for provider in PROVIDERS:
-        assert provider.base_url.startswith("https://")
+        assert provider.base_url is None or provider.base_url.startswith("https://")
+        assert provider.base_url is None or not provider.own
         assert provider.key_env == f"EXTERNAL_{provider.name.upper()}_KEY"
         assert provider.base_url_env == f"EXTERNAL_{provider.name.upper()}_BASE_URL"
+        assert provider.models_env == f"EXTERNAL_{provider.name.upper()}_MODELS"
 
 
 def test_the_price_library_knows_the_providers() -> None:
