@@ -66,6 +66,10 @@ docs: setup ## Build the documentation site into site/ (strict)
 reference: setup ## Regenerate the reference pages that come from the code
 	@$(PYTHON) -m scripts.reference
 
+.PHONY: cassettes
+cassettes: setup ## Record anew what external providers answer, for each whose key is set
+	@$(PYTHON) -m scripts.cassettes
+
 .PHONY: bench
 bench: setup ## Measure the router against nginx, in about five minutes
 	@exec $(PYTHON) -m scripts.bench $(BENCH_ARGS)

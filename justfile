@@ -45,6 +45,10 @@ docs:
 reference:
     @make reference
 
+# Record anew what external providers answer, for each whose key is set
+cassettes:
+    @make cassettes
+
 # Measure the router against nginx, in about five minutes
 bench:
     @exec make bench
