@@ -24,6 +24,7 @@ from router.api.deps import Services, add_error_handlers, services_of
 from router.api.describe import describe_data_plane
 from router.api.models import models_router
 from router.api.ops import ops_router
+from router.api.responses import responses_router
 from router.api.routes import RESOURCES, DataPlaneRoute
 from router.backends.anthropic import AnthropicAdapter
 from router.backends.estimates import EstimateAdapter
@@ -50,11 +51,14 @@ from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore, open_store
 from router.registry.usage import UsageWriter
 from router.settings import RouterSettings, read_secret
+from router.state.memory import MemoryStore
 from router.state.redis import RedisStore
+from router.state.responses import ResponseStore
 from router.tracing import Tracer, open_tracer
 from router.transport.lean import LeanTransport
 from router.upstream import Upstream
 from router.wire.anthropic.bridge import MessagesBridge
+from router.wire.responses.bridge import ResponsesBridge
 from router.workers.seat import Seat
 from shared.asgi import RequestContext, Scope
 from shared.logs import AccessLog
@@ -64,8 +68,10 @@ __all__ = ["create_app", "open_services"]
 _log = logging.getLogger("router")
 _HOME = ("", "localhost", "127.0.0.1", "::1")
 _PROBES = ("/healthz", "/readyz", "/metrics", "/agents/heartbeat")
-_BRIDGES: Bridges = {"messages": MessagesBridge}
+_BRIDGES: Bridges = {"messages": MessagesBridge, "responses": ResponsesBridge}
 """How endpoints are carried over chat to backends that do not have them."""
+_OWN_RESPONSES = 32 * 1024 * 1024
+"""Bytes of responses that are kept in this process, where they cannot go to Redis."""
 OpenServices = Callable[[], AbstractAsyncContextManager[Services]]
 
 
@@ -138,6 +144,7 @@ async def open_services(
             body_limit=settings.body_limit,
             outbox=outbox,
             pulse=pulse,
+            responses=ResponseStore(state, MemoryStore(_OWN_RESPONSES), settings.responses_ttl, at_home=at_home),
             access=access,
         )
 
@@ -249,6 +256,7 @@ def create_app(
     for path in {name.partition("?")[0] for name in RESOURCES}:
         app.router.routes.append(Route(path, DataPlaneRoute(path)))
     app.include_router(models_router())
+    app.include_router(responses_router())
     app.include_router(ops_router())
     app.include_router(agents_router(_roster, _catalog, _plain(chosen.agent_token)))
     app.include_router(admin_router(_store, _catalog, _plain(chosen.admin_key)))

@@ -93,6 +93,12 @@ class RouterSettings(BaseSettings):
     cache_max_bytes: int = Field(
         1024 * 1024, validation_alias="ROUTER_CACHE_MAX_BYTES", ge=0, description="Largest answer that is cached."
     )
+    responses_ttl: float = Field(
+        86400.0,
+        validation_alias="ROUTER_RESPONSES_TTL",
+        ge=0,
+        description="Seconds that a response is kept for the turns that follow it; 0 keeps none.",
+    )
     transport: Literal["httpx", "lean"] = Field(
         "lean",
         validation_alias="ROUTER_TRANSPORT",

@@ -55,6 +55,7 @@ __all__ = [
     "NotFound",
     "Overloaded",
     "PayloadTooLarge",
+    "PreviousResponseNotFound",
     "RateLimited",
     "ServiceError",
     "StreamInterrupted",
@@ -160,6 +161,12 @@ class ModelNotFound(NotFound):
     """No model, alias or policy of that name."""
 
     code = "model_not_found"
+
+
+class PreviousResponseNotFound(InvalidRequest):
+    """The response that a request follows is not kept, or not this caller's."""
+
+    code = "previous_response_not_found"
 
 
 class MethodNotAllowed(InvalidRequest):

@@ -18,6 +18,7 @@ from router.interfaces import StateStore
 from router.outbox import Outbox
 from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore
+from router.state.responses import ResponseStore
 from router.types import Caller
 from shared.asgi import Scope
 from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
@@ -42,6 +43,7 @@ class Services:
     body_limit: int
     outbox: Outbox
     pulse: Pulse
+    responses: ResponseStore
     make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
     """Makes request ids."""
     access: AccessLog | None = None

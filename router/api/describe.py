@@ -26,7 +26,7 @@ _ERROR = {
         }
     },
 }
-_CHAT_REQUEST = {
+_CHAT_REQUEST: dict[str, Any] = {
     "type": "object",
     "required": ["model", "messages"],
     "additionalProperties": True,
@@ -88,6 +88,24 @@ def _failures() -> dict[str, Any]:
     return {status: {"description": text, "content": _json(_ERROR)} for status, text in meanings.items()}
 
 
+_RESPONSES_REQUEST = {
+    "type": "object",
+    "required": ["model"],
+    "additionalProperties": True,
+    "properties": {
+        "model": _CHAT_REQUEST["properties"]["model"],
+        "input": {"type": ["string", "array", "null"]},
+        "instructions": {"type": ["string", "array", "null"]},
+        "previous_response_id": {"type": ["string", "null"]},
+        "store": {"type": ["boolean", "null"]},
+        "stream": {"type": ["boolean", "null"]},
+        "tools": {"type": ["array", "null"]},
+        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "router": _CHAT_REQUEST["properties"]["router"],
+    },
+}
+
+
 _HEADERS = {
     "x-request-id": "Names the request in logs and usage rows.",
     "x-router-decision-id": "Names the routing decision.",
@@ -99,17 +117,18 @@ _HEADERS = {
     "x-router-overhead-ms": "Time spent in the router before the first byte went to a backend.",
 }
 
-PATHS: dict[str, Any] = {
-    "/v1/chat/completions": {
+
+def _described(tag: str, summary: str, description: str, request: dict[str, Any], answer: str) -> dict[str, Any]:
+    return {
         "post": {
-            "tags": ["chat"],
-            "summary": "Create a chat completion",
-            "description": "OpenAI's chat completions. Unknown fields reach the backend unchanged.",
+            "tags": [tag],
+            "summary": summary,
+            "description": description,
             "security": [{"key": []}],
-            "requestBody": {"required": True, "content": _json(_CHAT_REQUEST)},
+            "requestBody": {"required": True, "content": _json(request)},
             "responses": {
                 "200": {
-                    "description": "A chat completion, or with `stream: true` its chunks as server-sent events.",
+                    "description": answer,
                     "headers": {name: {"description": text, "schema": _TEXT} for name, text in _HEADERS.items()},
                     "content": {
                         **_json({"type": "object", "additionalProperties": True}),
@@ -120,6 +139,23 @@ PATHS: dict[str, Any] = {
             },
         }
     }
+
+
+PATHS: dict[str, Any] = {
+    "/v1/chat/completions": _described(
+        "chat",
+        "Create a chat completion",
+        "OpenAI's chat completions. Unknown fields reach the backend unchanged.",
+        _CHAT_REQUEST,
+        "A chat completion, or with `stream: true` its chunks as server-sent events.",
+    ),
+    "/v1/responses": _described(
+        "responses",
+        "Create a response",
+        "OpenAI's Responses API: passed on to backends that have it, carried over chat to all others.",
+        _RESPONSES_REQUEST,
+        "A response, or with `stream: true` its events as server-sent events.",
+    ),
 }
 
 

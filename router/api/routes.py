@@ -9,6 +9,7 @@ from router.api.client import AsgiClient, Call, answer_error
 from router.api.deps import services_of
 from router.api.messages import COUNT_TOKENS, COUNT_TOKENS_BETA, MESSAGES, MESSAGES_BETA
 from router.api.respond import Resource, respond
+from router.api.responses import RESPONSES
 from shared.asgi import Receive, Scope, Send, race, read_body
 from shared.errors import MethodNotAllowed, ServiceError
 
@@ -20,6 +21,7 @@ RESOURCES: Mapping[str, Resource] = {
     "/v1/messages?beta=true": MESSAGES_BETA,
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/messages/count_tokens?beta=true": COUNT_TOKENS_BETA,
+    "/v1/responses": RESPONSES,
 }
 """Path, with a query where that makes a difference, to resource."""
 

@@ -10,6 +10,7 @@ from router.upstream import DecodedReply, Upstream
 from router.wire.chat import forwarded_parts
 from router.wire.decoders import EventStream, WholeBody
 from router.wire.openai import ChatStream, parse_completion
+from router.wire.responses.native import NativeStream, native_parts, parse_native
 
 __all__ = ["OpenAICompatibleAdapter"]
 
@@ -37,6 +38,8 @@ class OpenAICompatibleAdapter:
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
+        if request.endpoint == "responses":
+            return await self._respond(request, deployment, reply_model, until)
         body = forwarded_parts(request, deployment.upstream_model)
         exchange = await self._upstream.post(deployment, "/chat/completions", body, request, until)
         if request.stream:
@@ -44,3 +47,12 @@ class OpenAICompatibleAdapter:
             stream = EventStream(ChatStream(reply_model, request.usage_asked, running))
             return DecodedReply(exchange, stream, request.changes)
         return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)), request.changes)
+
+    async def _respond(
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
+    ) -> Reply:
+        body = native_parts(request, deployment.upstream_model)
+        exchange = await self._upstream.post(deployment, "/responses", body, request, until)
+        if request.stream:
+            return DecodedReply(exchange, EventStream(NativeStream(reply_model)), request.changes)
+        return DecodedReply(exchange, WholeBody(partial(parse_native, reply_model=reply_model)), request.changes)

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: read from clients, passed on to backends that speak it, carried over chat elsewhere."""
