@@ -59,8 +59,9 @@ class _Completion:
 
     def __init__(self, services: Services, request: InferenceRequest) -> None:
         self._services = services
-        self._request = request
+        self._request = self._given = request
         self._caller = request.caller.id
+        self._alone = True
         self._turn = read_turn(request)
         self._items: list[msgspec.Raw] = self._turn.items
         self._changes: list[str] = []
@@ -73,7 +74,9 @@ class _Completion:
         request = self._request
         if self._items is not self._turn.items:
             request = with_items(request, self._items, *self._changes)
-        return request if request is self._request and before is None else following(request, self._turn, before)
+        if request is self._given and before is None:
+            return request
+        return following(request, self._turn, before, alone=self._alone)
 
     async def _follow(self) -> tuple[str, Kept] | None:
         """Go where the response is that the request follows, or take its conversation along."""
@@ -122,12 +125,13 @@ class _Completion:
     async def _unseal(self) -> None:
         """Go where the reasoning was made that only its maker can read, or leave it out."""
         contents = sealed(self._items)
-        makers = await self._services.responses.makers(self._caller, contents.values()) if contents else {}
+        makers = await self._services.responses.makers(self._caller, [*contents.values()])
         known = [makers[content] for content in contents.values() if content in makers]
         if known and self._request.pin is None and self._there(known[-1]):
             self._pin(known[-1])
         pin = self._request.pin
         lost = {at for at, content in contents.items() if makers.get(content, pin) != pin}
+        self._alone = all(pin is not None and makers.get(content) == pin for content in contents.values())
         lost |= {at for at in unsealed(self._items) if item_owner(item_id(self._items[at]) or "") is not None}
         if lost:
             self._items = foreign_dropped(self._items, lost)
@@ -209,7 +213,7 @@ class _Keeper:
         caller = request.caller.id
         deployment = None if outcome.deployment is None else outcome.deployment.id
         if self._sealed and deployment is not None:
-            await store.note_maker(caller, self._sealed, deployment)
+            await store.note_maker(caller, self._sealed, deployment, alone=_alone(request))
         if outcome.error is not None or (ended := final_response(self._last, stream=request.stream)) is None:
             return
         turn, before = _asked(request)
@@ -225,6 +229,11 @@ def _asked(request: InferenceRequest) -> tuple[Turn, tuple[str, Kept] | None]:
     if isinstance(request, Following) and request.turn is not None:
         return request.turn, request.before
     return read_turn(request), None
+
+
+def _alone(request: InferenceRequest) -> bool:
+    """Return whether all that is sealed in a request was made by who answered it."""
+    return request.alone if isinstance(request, Following) else not read_turn(request).sealed
 
 
 def _privacy(services: Services, request: InferenceRequest) -> Privacy:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -17,6 +17,10 @@ _GONE = b""
 """What stands where something was deleted: the other stores, and a backend that would still know it, are not asked."""
 _MOST = 4 * 1024 * 1024
 """The largest record that goes to the shared store, in bytes; a larger one stays in this process."""
+_ALONE = b"\n"
+"""What ends the name of a maker who made all that came before too."""
+_LOOKED_AT = 64
+"""How far back a conversation is looked at, one by one."""
 
 
 class ResponseStore:
@@ -76,15 +80,33 @@ class ResponseStore:
             step = before
         return [item for part in reversed(parts) for item in part]
 
-    async def makers(self, caller: str, contents: Iterable[str]) -> dict[str, str]:
-        """Return who made each sealed content, as far as that is known: content to deployment id."""
-        known = [*dict.fromkeys(contents)]
-        values = await asyncio.gather(*(self._read(_seal(caller, content)) for content in known))
-        return {content: value.decode() for content, value in zip(known, values, strict=True) if value}
+    async def makers(self, caller: str, contents: Sequence[str]) -> dict[str, str]:
+        """Return who made each sealed content, as far as that is known: content to deployment id.
 
-    async def note_maker(self, caller: str, contents: Iterable[str], deployment: str) -> None:
-        """Remember who made sealed contents."""
-        value = deployment.encode()
+        Args:
+            caller: Who was given them.
+            contents: In the order of the conversation. Mostly one look at the last is enough.
+        """
+        if not contents:
+            return {}
+        last = await self._read(_seal(caller, contents[-1]))
+        if last is not None and last.endswith(_ALONE):
+            return dict.fromkeys(contents, last[: -len(_ALONE)].decode())
+        others = [*dict.fromkeys(contents[-_LOOKED_AT:-1])]
+        values = [*await asyncio.gather(*(self._read(_seal(caller, content)) for content in others)), last]
+        found = zip([*others, contents[-1]], values, strict=True)
+        return {content: value.removesuffix(_ALONE).decode() for content, value in found if value}
+
+    async def note_maker(self, caller: str, contents: Iterable[str], deployment: str, *, alone: bool) -> None:
+        """Remember who made sealed contents.
+
+        Args:
+            caller: Who was given them.
+            contents: What is sealed.
+            deployment: Who made them.
+            alone: Whether all that came before in the conversation was made there too.
+        """
+        value = deployment.encode() + (_ALONE if alone else b"")
         await asyncio.gather(*(self._write(_seal(caller, content), value, local=False) for content in contents))
 
     @property

@@ -71,6 +71,8 @@ class Following(InferenceRequest, frozen=True):
     turn: Turn | None = None
     before: tuple[str, Kept] | None = None
     """Id and record of the response that it follows."""
+    alone: bool = False
+    """Whether all that is sealed in it was made by the deployment that it is pinned to."""
 
 
 class _Response(msgspec.Struct):
@@ -223,10 +225,10 @@ def keep(
     return Kept(told, [*earlier, *turn.items], kept.base, deployment, kept.whole, privacy)
 
 
-def following(request: InferenceRequest, turn: Turn, before: tuple[str, Kept] | None) -> Following:
+def following(request: InferenceRequest, turn: Turn, before: tuple[str, Kept] | None, *, alone: bool) -> Following:
     """Return a completed request that remembers what the client sent."""
     fields = {name: getattr(request, name) for name in InferenceRequest.__struct_fields__}
-    return Following(**fields, turn=turn, before=before)
+    return Following(**fields, turn=turn, before=before, alone=alone)
 
 
 def _length(raw: msgspec.Raw) -> int:

@@ -19,6 +19,7 @@ from tests.router.api.responses_served import (
     serving,
 )
 from tests.router.api.test_chat import assert_openai_error
+from tests.support.router import live_router, manifest_for
 from tests.support.upstream import (
     ScriptedReply,
     SeenRequest,
@@ -26,6 +27,7 @@ from tests.support.upstream import (
     completion,
     fail,
     say,
+    scripted_upstream,
 )
 
 
@@ -190,6 +192,23 @@ async def test_errors_are_openais(tmp_path: Path) -> None:
         assert served.upstream.requests == []
         assert (await served.post({"model": "m", "input": "x"})).status_code == 400
         assert (await served.router.client.get("/v1/responses")).status_code == 405
+
+
+async def test_broken_stream_goes_on_elsewhere(tmp_path: Path) -> None:
+    """A stream that breaks and is continued by another backend is one response to the client."""
+
+    async def broken(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.start_stream()
+        await reply.event(chunk({"role": "assistant", "content": "one two"}))
+        reply.cut()
+
+    async with scripted_upstream(broken) as bad, scripted_upstream(say("one two three")) as good:
+        async with live_router(tmp_path, manifest_for(bad.url, good.url)) as router:
+            answer = await router.client.post("/v1/responses", json={"model": "m", "input": "Hi", "stream": True})
+    events = events_of(answer.content)
+    assert events[-1]["type"] == "response.completed"
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "one two three"
+    assert "".join(event["delta"] for event in events if event["type"].endswith(".delta")) == "one two three"
 
 
 async def test_broken_stream_ends_in_an_error_event(tmp_path: Path) -> None:

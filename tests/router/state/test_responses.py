@@ -135,6 +135,18 @@ async def test_conversation_in_a_circle_ends() -> None:
 async def test_makers_are_remembered_for_their_caller() -> None:
     """Who made sealed reasoning is known to the caller that was given it."""
     store = ResponseStore(MemoryStore(), MemoryStore(), 60)
-    await store.note_maker("a", ["s1", "s2"], "m@b")
-    assert await store.makers("a", ["s1", "s2", "s3", "s1"]) == {"s1": "m@b", "s2": "m@b"}
+    await store.note_maker("a", ["s1", "s2"], "m@b", alone=False)
+    assert await store.makers("a", ["s1", "s3", "s2"]) == {"s1": "m@b", "s2": "m@b"}
+    assert await store.makers("a", ["s1", "s3"]) == {"s1": "m@b"}
     assert await store.makers("b", ["s1"]) == {}
+    assert await store.makers("a", []) == {}
+
+
+async def test_makers_of_a_long_conversation_need_one_look() -> None:
+    """Where the last maker made all that came before, nothing else is looked up."""
+    shared = Away()
+    store = ResponseStore(shared, MemoryStore(), 60)
+    await store.note_maker("a", ["s1"], "m@other", alone=True)
+    await store.note_maker("a", ["s2"], "m@b", alone=True)
+    assert await store.makers("a", ["s1", "s2"]) == {"s1": "m@b", "s2": "m@b"}
+    assert await store.makers("a", ["s2", "s1"]) == {"s1": "m@other", "s2": "m@other"}
