@@ -28,7 +28,7 @@ from shared.errors import (
     UpstreamUnavailable,
 )
 
-__all__ = ["Begun", "Course", "Desk"]
+__all__ = ["Begun", "Course", "Desk", "PassedOver", "expected_tokens"]
 
 _PAUSE = 0.05
 """Seconds before a second try at a deployment that failed without a word of when to come back."""
@@ -119,17 +119,21 @@ class Course:
         while (candidate := self._next() or await self._second_try()) is not None:
             try:
                 return await self._ask(candidate)
-            except _Full:
-                continue
-            except ContextLengthExceeded as error:
-                self._too_small = max(self._too_small, candidate.model.context_length or 0)
-                self._failures.append(error)
             except ServiceError as error:
-                self._failures.append(error)
-                if not error.retryable:
-                    raise
-                self._may_pass(candidate, error)
+                self._learn(candidate, error)
         raise self._verdict() if self._failures else _full(self._refusals)
+
+    def _learn(self, candidate: Candidate, error: ServiceError) -> None:
+        """Note a failure; raise it where nobody else can mend it."""
+        if isinstance(error, PassedOver):
+            return
+        self._failures.append(error)
+        if isinstance(error, ContextLengthExceeded):
+            self._too_small = max(self._too_small, candidate.model.context_length or 0)
+        elif not error.retryable:
+            raise error
+        else:
+            self._may_pass(candidate, error)
 
     def _verdict(self) -> ServiceError:
         """Return what the failures come to."""
@@ -182,7 +186,7 @@ class Course:
         """Try one candidate with the client's request, in a form that its backend speaks.
 
         Raises:
-            _Full: It is at a limit; that is no attempt.
+            PassedOver: It is at a limit; that is no attempt.
             ServiceError: It failed.
         """
         request, bridge = self._request, None
@@ -218,11 +222,11 @@ class Course:
     async def _begin(self, adapter: BackendAdapter, candidate: Candidate, request: InferenceRequest) -> LiveAttempt:
         """Send a request to one candidate and return the attempt at its commit point."""
         desk, trail, decision, deployment = self._desk, self._trail, self.decision, candidate.deployment
-        tokens = 0 if deployment.limits.tpm is None else _expected_tokens(decision)
+        tokens = 0 if deployment.limits.tpm is None else expected_tokens(decision)
         reservation = desk.limiter.reserve(deployment, tokens)
         if reservation is None:
             self._refusals.append(desk.limiter.refusal(deployment, tokens))
-            raise _Full("The deployment is at its limit.")
+            raise PassedOver("The deployment is at its limit.")
         self._left -= 1
         begun = desk.clock()
         trail.deployment = deployment
@@ -248,13 +252,18 @@ class Course:
 
     async def _gave_up(self, attempt: LiveAttempt, begun: float, error: BaseException) -> None:
         deployment = attempt.candidate.deployment
-        code = error.code if isinstance(error, ServiceError) else "cancelled"
-        self._trail.note(deployment, begun, self._desk.clock(), code)
+        now = self._desk.clock()
+        code = error.code if isinstance(error, ServiceError) else self._cancelled(attempt, now - begun)
+        self._trail.note(deployment, begun, now, code)
         if isinstance(error, ServiceError) and not isinstance(error, UpstreamTimeout):
             attempt.reservation.settle(0)  # a backend that says no charges nothing; one that says nothing might
         if isinstance(error, ServiceError) and not isinstance(error, DeadlinePassed):
             self._desk.health.fail(deployment, error)
         await attempt.close()
+
+    def _cancelled(self, _attempt: LiveAttempt, _waited: float) -> str:
+        """Return what to call the end of an attempt that was cancelled after so many seconds."""
+        return "cancelled"
 
     async def resume(self, story: Story, broken: Candidate, error: ServiceError) -> tuple[LiveAttempt, Joint]:
         """Return an attempt that goes on where a story breaks off, and what joins the two.
@@ -295,11 +304,12 @@ class Course:
         raise self._failures[-1]
 
 
-class _Full(ServiceError):
-    """A deployment is at its limit; never shown."""
+class PassedOver(ServiceError):
+    """A candidate that is at its limit, or of which all is noted already; never shown."""
 
 
-def _expected_tokens(decision: Decision) -> int:
+def expected_tokens(decision: Decision) -> int:
+    """Return how many tokens a request will use, as far as one can tell before."""
     features = decision.features
     return features.prompt_tokens + (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices
 

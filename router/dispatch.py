@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from router.course import Begun, Course, Desk
 from router.health import HealthBoard
+from router.hedging import HedgeBudget, HedgedCourse, HedgeResult, hedgeable
 from router.interfaces import BackendAdapter, Bridges, Headers
 from router.limits.limiter import Limiter, Reservation
 from router.resume import Joint
 from router.trail import Trail
-from router.types import Candidate, Chunk, Completion, Decision, Endpoint, Event, InferenceRequest
+from router.types import Candidate, Chunk, Completion, Decision, Endpoint, Event, Hedge, InferenceRequest
 from shared.errors import ServiceError, StreamInterrupted
 from shared.sse import DONE
 
@@ -129,6 +130,7 @@ class Dispatcher:
         limiter: Keeps deployments within their limits; None: each process for itself.
         bridges: How endpoints that a backend does not speak are carried over chat.
         stand_ins: Who answers an endpoint in the place of a backend that does not speak it.
+        hedged: Told what became of each second request.
     """
 
     def __init__(
@@ -141,21 +143,30 @@ class Dispatcher:
         limiter: Limiter | None = None,
         bridges: Bridges | None = None,
         stand_ins: Mapping[Endpoint, BackendAdapter] | None = None,
+        hedged: Callable[[HedgeResult], object] = lambda _result: None,
     ) -> None:
         limits = limiter or Limiter()
         self._desk = Desk(adapters, bridges or {}, stand_ins or {}, health, limits, attempts, deadline, clock)
+        self._budget = HedgeBudget()
+        self._hedged = hedged
 
-    async def send(self, request: InferenceRequest, decision: Decision, trail: Trail) -> Committed:
+    async def send(
+        self, request: InferenceRequest, decision: Decision, trail: Trail, hedge: Hedge | None = None
+    ) -> Committed:
         """Return the first candidate's answer that reaches its commit point.
 
         Candidates are tried in order; one that fails in a way that another may not is followed by
         the next, as long as the attempt budget and the deadline last. Where nobody is left, one whose failure may
-        have passed gets a second try. One that is at a limit of its own is passed over: that is no attempt.
+        have passed gets a second try. One that is at a limit of its own is passed over: that is no attempt. Where
+        the policy hedges, one that is slow to begin may lose to the next.
 
         Raises:
             Overloaded: Every candidate is at a limit.
             ServiceError: The error of the only attempt, or of one that no other can mend.
             AllCandidatesFailed: Several attempts failed.
         """
-        course = Course(self._desk, request, decision, trail)
+        if hedge is None or not hedgeable(request):
+            course = Course(self._desk, request, decision, trail)
+        else:
+            course = HedgedCourse(self._desk, request, decision, trail, hedge, self._budget, self._hedged)
         return Committed(course, await course.commit())

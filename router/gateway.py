@@ -229,7 +229,8 @@ class Gateway:
                 meter.trail.first_sent = time.perf_counter()
                 return Answer(self, meter, kept, 0)
         decision = self._decide(request, meter, catalog, target, policy)
-        committed = await self._dispatcher.send(request, decision, meter.trail)
+        hedge = None if policy is None else policy.hedge
+        committed = await self._dispatcher.send(request, decision, meter.trail, hedge)
         deployment = committed.candidate.deployment
         meter.model, meter.backend, meter.notes = deployment.model, deployment.backend.name, committed.notes
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)

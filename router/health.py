@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from types import MappingProxyType
@@ -21,6 +22,14 @@ _MEMORY = 60.0
 away for its slowness would never be measured again."""
 _LONGEST = 3600.0
 """The most seconds that a backend may ask to be left alone."""
+_WAITS = 128
+"""Waits for a first token that are remembered; a power of two."""
+_FEW = 20
+"""Waits before which nothing is said of how long most take."""
+_OFTEN = 8
+"""New waits after which that is worked out again."""
+_FULL = 1.0
+"""Seconds for which a full queue is taken to stay full, where the backend does not say."""
 _BACKLOG = 16_384
 """Changes that are remembered at least; who is further behind looks at every deployment."""
 _log = logging.getLogger(__name__)
@@ -34,6 +43,7 @@ class _Record:
         "failure_rate",
         "failures",
         "first_token_ms",
+        "full_until",
         "id",
         "in_flight",
         "logged",
@@ -41,7 +51,11 @@ class _Record:
         "probe",
         "reason",
         "sampled",
+        "slow_ms",
+        "slow_of",
         "timed",
+        "waited",
+        "waits",
     )
 
     def __init__(self, name: str) -> None:
@@ -62,6 +76,34 @@ class _Record:
         """Whether a timer waits to forget the averages."""
         self.logged = 0
         """The revision under which the last change was logged."""
+        self.full_until = 0.0
+        """Until when its queue is taken to be full."""
+        self.waits = array("f")
+        """The last waits for a first token, in milliseconds, in no order."""
+        self.waited = 0
+        """How many there have been."""
+        self.slow_ms = 0.0
+        """What 95 of 100 of them did not exceed, when there had been `slow_of`."""
+        self.slow_of = 0
+
+    def wait(self, first_token_ms: float) -> None:
+        """Remember a wait for a first token in place of the oldest."""
+        waited = self.waited
+        if waited < _WAITS:
+            self.waits.append(first_token_ms)
+        else:
+            self.waits[waited & (_WAITS - 1)] = first_token_ms
+        self.waited = waited + 1
+
+    def slow(self) -> float | None:
+        """Return the wait that 95 of 100 did not exceed, or None where there were too few to say."""
+        if self.waited < _FEW:
+            return None
+        if not self.slow_of or self.waited - self.slow_of >= _OFTEN:
+            waits = sorted(self.waits)
+            self.slow_ms = waits[-(len(waits) // 20) - 1]
+            self.slow_of = self.waited
+        return self.slow_ms
 
     def publish(self) -> DeploymentHealth:
         """Return a frozen copy of what others may know."""
@@ -173,6 +215,7 @@ class HealthBoard:
         if first_token_ms is not None:
             old = record.first_token_ms
             record.first_token_ms = first_token_ms if old is None else old + _ALPHA * (first_token_ms - old)
+            record.wait(first_token_ms)
         record.sampled = self._clock()
         if not record.timed:
             self._time(record)
@@ -185,6 +228,8 @@ class HealthBoard:
         A full queue is no fault: it says nothing but that there is no room now.
         """
         if isinstance(error, UpstreamOverloaded):
+            full = _FULL if error.retry_after is None else min(error.retry_after, _LONGEST)
+            self._record(deployment.id).full_until = self._clock() + full
             return
         if not (isinstance(error, UpstreamError) and error.retryable):
             self.settle_probe(deployment)
@@ -212,6 +257,28 @@ class HealthBoard:
         if newly or isinstance(error, UpstreamUnauthorized):
             fields = {"deployment": deployment.id, "error": error.message, "seconds": round(wait, 1)}
             _log.warning("deployment is left alone", extra={"fields": fields})
+
+    def slow_ms(self, deployment: Deployment) -> float | None:
+        """Return the time in which 95 of 100 streams of a deployment began, or None before there were 20."""
+        record = self._records.get(deployment.id)
+        return None if record is None else record.slow()
+
+    def outwaited(self, deployment: Deployment, waited_ms: float) -> None:
+        """Note a stream that was given up, through no fault, before it began.
+
+        It would have taken longer than that: where this is long, leaving it out would make the deployment
+        look faster than it is.
+        """
+        slow = self.slow_ms(deployment)
+        if slow is None or waited_ms >= slow:
+            self._record(deployment.id).wait(waited_ms)
+
+    def spare(self, deployment: Deployment) -> bool:
+        """Return whether a deployment is well and has not just said that it is full, as far as is known."""
+        record = self._records.get(deployment.id)
+        if record is None:
+            return True
+        return record.available and record.open_until is None and record.full_until <= self._clock()
 
     def settle_probe(self, deployment: Deployment) -> None:
         """Close the breaker of a deployment that answered, if only to refuse the request."""

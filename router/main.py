@@ -110,6 +110,7 @@ async def open_services(
         transport = _transport(settings.transport, outbox)
         stack.push_async_callback(transport.close)
         metrics = CollectorRegistry()
+        counting = _counting(stack, metrics, seat)
         health = HealthBoard()
         at_home = (urlsplit(settings.redis_url).hostname or "") in _HOME
         cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes, at_home=at_home)
@@ -118,8 +119,8 @@ async def open_services(
         gateway = Gateway(
             catalog,
             health,
-            _dispatcher(settings, Upstream(transport, read_secret), health, limiter),
-            Ledger(usage, _counting(stack, metrics, seat)),
+            _dispatcher(settings, Upstream(transport, read_secret), health, limiter, counting),
+            Ledger(usage, counting),
             cache,
             Discretion(lambda: tuple(catalog.current.backends.values()), read_secret),
             _tracer(settings, stack),
@@ -149,7 +150,9 @@ async def open_services(
         )
 
 
-def _dispatcher(settings: RouterSettings, upstream: Upstream, health: HealthBoard, limiter: Limiter) -> Dispatcher:
+def _dispatcher(
+    settings: RouterSettings, upstream: Upstream, health: HealthBoard, limiter: Limiter, counting: RouterMetrics
+) -> Dispatcher:
     adapters: dict[str, BackendAdapter] = {
         "openai": OpenAICompatibleAdapter(upstream),
         "local_agent": LocalAgentAdapter(upstream),
@@ -164,6 +167,7 @@ def _dispatcher(settings: RouterSettings, upstream: Upstream, health: HealthBoar
         limiter=limiter,
         bridges=_BRIDGES,
         stand_ins={"count_tokens": EstimateAdapter()},
+        hedged=counting.hedge,
     )
 
 

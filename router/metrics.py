@@ -50,6 +50,8 @@ class Counts(Struct):
     first_token: dict[str, list[float]] = field(default_factory=dict)
     overhead: list[float] = field(default_factory=lambda: _empty(_OVERHEAD))
     in_flight: int = 0
+    hedges: dict[str, float] = field(default_factory=dict)
+    """By what became of them."""
 
     def add(self, other: Counts) -> None:
         """Add what another process has counted; what has another shape is another version's and left out."""
@@ -59,6 +61,8 @@ class Counts(Struct):
         _add_lists({"": self.overhead}, {"": other.overhead})
         for key, value in other.attempts.items():
             self.attempts[key] = self.attempts.get(key, 0) + value
+        for result, value in other.hedges.items():
+            self.hedges[result] = self.hedges.get(result, 0) + value
         self.in_flight += other.in_flight
 
 
@@ -224,6 +228,10 @@ class RouterMetrics(Collector):
             result = (attempt.deployment, attempt.error or "ok")
             counts.attempts[result] = counts.attempts.get(result, 0) + 1
 
+    def hedge(self, result: str) -> None:
+        """Count a second request that was sent because the first was slow to begin."""
+        self.counts.hedges[result] = self.counts.hedges.get(result, 0) + 1
+
     def dump(self) -> bytes:
         """Return what this process has counted, in one piece; safe to call from another thread."""
         # The encoder runs no Python code, so that no count changes in between.
@@ -280,6 +288,12 @@ class RouterMetrics(Collector):
             "Known cost in USD by model and backend.",
             ("model", "backend"),
             (((model, backend), sums[_COST]) for model, backend, sums in answers if sums[_COST]),
+        )
+        yield _counter(
+            "router_hedges",
+            "Second requests for slow streams by whether they `won`, `lost` to the first, or `failed` as it did.",
+            ("outcome",),
+            (((result,), value) for result, value in total.hedges.items()),
         )
         yield from _histograms(total)
         yield GaugeMetricFamily("router_in_flight_requests", "Inference requests under way.", value=total.in_flight)

@@ -33,6 +33,7 @@ __all__ = [
     "Endpoint",
     "Event",
     "Features",
+    "Hedge",
     "InferenceRequest",
     "Limits",
     "Model",
@@ -186,6 +187,16 @@ class Constraints:
 
 
 @dataclass(frozen=True, slots=True)
+class Hedge:
+    """When a stream that is slow to begin is asked for a second time, elsewhere."""
+
+    budget: float = 0.05
+    """Second requests for each request, at most."""
+    after_ms: int | None = None
+    """How long to wait for the first output; None: as long as 95 of 100 streams of that deployment take."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A virtual model: which models may answer (ids or globs) and what counts how much."""
 
@@ -193,6 +204,8 @@ class Policy:
     candidates: tuple[str, ...] = ("*",)
     weights: Mapping[str, float] = field(default_factory=lambda: _EMPTY)
     constraints: Constraints = Constraints()
+    hedge: Hedge | None = None
+    """None: nobody is asked twice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,25 @@ class Limiter:
         reasons = [_reason(part, deployment.limits) for part, _ in lacking]
         return Refusal(", ".join(reasons) or "its limits are just being renewed", max(1.0, wait))
 
+    def crowded(self, deployment: Deployment, tokens: int) -> bool:
+        """Return whether a deployment has no room, or four fifths of its slots in use, as far as is known here.
+
+        Args:
+            deployment: Where a request might go that can do without.
+            tokens: As for `reserve`.
+        """
+        quota = self._quotas.get(deployment.id)
+        if quota is None:
+            return False
+        if quota.lacking(tokens):
+            return True
+        slots = quota.slots
+        if slots is None:
+            return False
+        if slots.local:
+            return 5 * (slots.share - slots.in_use) <= slots.share
+        return 5 * (slots.free + slots.balance) <= slots.limit
+
     def _fitted(self, deployment: Deployment) -> Quota:
         quota = self._quotas.get(deployment.id)
         if quota is None:

@@ -22,7 +22,19 @@ from typing import Any, TypeVar
 
 from router.registry.rows import Row, Rows
 from router.registry.snapshot import BUILT_IN_POLICIES, Catalog, InvalidCatalog, expand
-from router.types import Backend, Breaker, Caller, Constraints, Deployment, Limits, Model, Policy, Price, Timeouts
+from router.types import (
+    Backend,
+    Breaker,
+    Caller,
+    Constraints,
+    Deployment,
+    Hedge,
+    Limits,
+    Model,
+    Policy,
+    Price,
+    Timeouts,
+)
 
 __all__ = ["build_catalog", "find_cycle", "same_url"]
 
@@ -145,6 +157,7 @@ def _declared_policies(rows: Rows) -> dict[str, Policy]:
             candidates=tuple(row["candidates"]),
             weights=MappingProxyType(dict(row["weights"])),
             constraints=_constraints(row["constraints"]),
+            hedge=None if row["hedge"] is None else Hedge(**row["hedge"]),
         )
         for row in rows.policies
     }

@@ -78,7 +78,7 @@ def manifest_of(rows: Rows) -> Manifest:
             "models": [
                 _model_data(row, deployments.get(row["id"], ())) for row in rows.models if row["source"] == "manifest"
             ],
-            "policies": [_set(row, "name", "candidates", "weights", "constraints") for row in rows.policies],
+            "policies": [_set(row, "name", "candidates", "weights", "constraints", "hedge") for row in rows.policies],
         }
     )
 
@@ -160,6 +160,7 @@ def write_manifest(connection: Connection, manifest: Manifest, before: Rows, now
                 "candidates": list(item.candidates),
                 "weights": dict(item.weights),
                 "constraints": _stored(item.constraints.model_dump(exclude_defaults=True)),
+                "hedge": None if item.hedge is None else item.hedge.model_dump(exclude_defaults=True),
             }
             for position, item in enumerate(manifest.policies)
         ],

@@ -69,6 +69,7 @@ USD = Annotated[Decimal, Field(ge=0, max_digits=30)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -166,6 +167,17 @@ class ConstraintsSpec(_Spec):
     privacy: Privacy = "any"
 
 
+class HedgeSpec(_Spec):
+    """A second request elsewhere for a stream that is slow to begin; whichever answers first is taken."""
+
+    budget: PositiveShare = Field(0.05, description="Second requests for each request, at most.")
+    after_ms: Count | None = Field(
+        None,
+        description="How long to wait for the first output; left out: as long as 95 of 100 streams of that "
+        "deployment take, once it has answered 20.",
+    )
+
+
 class PolicySpec(_Spec):
     """A virtual model: which models may answer and what counts how much."""
 
@@ -173,6 +185,7 @@ class PolicySpec(_Spec):
     candidates: tuple[Name, ...] = Field(("*",), description="Model ids or globs.")
     weights: dict[str, Weight] = Field({}, description="What each scorer counts: quality, cost, latency, affinity.")
     constraints: ConstraintsSpec = ConstraintsSpec()
+    hedge: HedgeSpec | None = Field(None, description="Left out: nobody is asked twice. `{}`: by the defaults.")
 
 
 class Manifest(_Spec):
@@ -194,6 +207,7 @@ _SHAPES: dict[tuple[str, ...], type[_Spec]] = {
     ("models", "deployments", "limits"): LimitsSpec,
     ("policies",): PolicySpec,
     ("policies", "constraints"): ConstraintsSpec,
+    ("policies", "hedge"): HedgeSpec,
 }
 
 

@@ -143,6 +143,7 @@ policies = Table(
     Column("candidates", JSON, nullable=False),
     Column("weights", JSON, nullable=False),
     Column("constraints", JSON, nullable=False),  # money as text
+    Column("hedge", JSON(none_as_null=True)),  # only what is set; null: off
 )
 
 api_keys = Table(

@@ -113,6 +113,7 @@ def policy_view(policy: Policy, members: Sequence[Model]) -> dict[str, Any]:
             "first_token_ms": constraints.first_token_ms,
             "privacy": constraints.privacy,
         },
+        "hedge": None if policy.hedge is None else asdict(policy.hedge),
         "models": [model.id for model in members],
     }
 

@@ -44,6 +44,7 @@ def test_metrics_tell_what_was_counted() -> None:
     metrics.count(outcome("r1", attempts=(failed, Attempt("m@b", 1.0, 20.0))), "auto")
     metrics.count(outcome("r2", first_token_ms=None), "auto")
     metrics.counts.in_flight += 3
+    metrics.hedge("won")
     said = lines(registry)
     assert said['router_requests_total{backend="b",cache="miss",model="auto",status="200"}'] == 2
     assert said['router_attempts_total{backend="c",result="upstream_timeout"}'] == 1
@@ -59,6 +60,7 @@ def test_metrics_tell_what_was_counted() -> None:
     assert said['router_first_token_seconds_count{backend="b"}'] == 1
     assert said['router_overhead_seconds_bucket{le="0.0005"}'] == 2
     assert said["router_in_flight_requests"] == 3
+    assert said['router_hedges_total{outcome="won"}'] == 1
 
 
 def test_metrics_of_a_request_without_an_answer() -> None:

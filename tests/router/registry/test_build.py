@@ -210,7 +210,7 @@ def _declared(**changes: Any) -> Rows:
         (
             replace(
                 _declared(m={}),
-                policies=({"name": "m", "candidates": ["*"], "weights": {}, "constraints": {}},),
+                policies=({"name": "m", "candidates": ["*"], "weights": {}, "constraints": {}, "hedge": None},),
             ),
             "a model and for a policy",
         ),

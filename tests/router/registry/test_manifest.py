@@ -60,6 +60,7 @@ policies:
     candidates: ["*"]
     weights: {quality: 0.5, cost: 0.3, latency: 0.2, affinity: 0.1}
     constraints: {max_cost_usd: 0.05, first_token_ms: 3000}
+    hedge: {budget: 0.1, after_ms: 800}
 """
 BACKEND = 'backends: [{name: b, dialect: openai, base_url: "http://h", tier: local}]\n'
 
@@ -82,6 +83,8 @@ def test_parse_manifest_reads_every_field() -> None:
     )
     assert manifest.backends[0].timeouts.first_token == 30
     assert manifest.policies[0].constraints.max_cost_usd == Decimal("0.05")
+    assert manifest.policies[0].hedge is not None
+    assert (manifest.policies[0].hedge.budget, manifest.policies[0].hedge.after_ms) == (0.1, 800)
 
 
 def test_parse_manifest_reads_json() -> None:
@@ -254,6 +257,7 @@ _policy_facts = _some(
     constraints=_some(
         max_cost_usd=_money, first_token_ms=_counts, privacy=st.sampled_from(["local", "cluster", "any"])
     ),
+    hedge=_some(budget=st.floats(0.001, 1), after_ms=_counts),
 )
 
 

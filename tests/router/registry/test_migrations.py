@@ -25,7 +25,7 @@ from router.registry.migration import migration_config, upgrade
 from router.registry.schema import metadata
 from router.registry.store import RegistryStore, open_store
 
-HEAD = "0002"
+HEAD = "0003"
 _FOLDER = Path(next(iter(router.migrations.__path__)))
 
 
@@ -68,6 +68,18 @@ def test_an_older_registry_is_migrated(path: Path) -> None:
         connection.execute("CREATE TABLE somebody_elses (id INTEGER)")
     open_store(path).close()
     assert _state(path) == ([(HEAD,)], [(1, 0)])
+
+
+def test_policies_of_the_first_schema_do_not_hedge(store: RegistryStore) -> None:
+    """A registry from before there was hedging keeps its policies, and nobody is asked twice."""
+    with store.database.writing() as connection:
+        command.downgrade(migration_config(connection), "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO policies (name, source, position, candidates, weights, constraints)"
+            " VALUES ('p', 'manifest', 0, '[\"*\"]', '{}', '{}')"
+        )
+        upgrade(connection)
+    assert [row["hedge"] for row in store.load().policies] == [None]
 
 
 def _described(path: Path) -> dict[str, list[Any]]:
