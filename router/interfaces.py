@@ -360,6 +360,14 @@ class StateStore(Protocol):
         """Keep a value for `ttl` seconds."""
         ...
 
+    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bool | None:
+        """Keep a value where there is none; say whether that was so, None where the store is away."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Forget a value."""
+        ...
+
     @property
     def available(self) -> bool:
         """Whether the store answered last time."""

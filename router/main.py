@@ -32,6 +32,8 @@ from router.backends.gemini import GeminiAdapter
 from router.backends.local_agent import LocalAgentAdapter
 from router.backends.openai_compatible import OpenAICompatibleAdapter
 from router.cache.exact import ExactCache
+from router.delivery.archive import Archive
+from router.delivery.desk import DeliveryDesk
 from router.delivery.pulse import Pulse
 from router.discretion import Discretion
 from router.dispatch import Dispatcher
@@ -146,6 +148,7 @@ async def open_services(
             outbox=outbox,
             pulse=pulse,
             responses=ResponseStore(state, MemoryStore(_OWN_RESPONSES), settings.responses_ttl, at_home=at_home),
+            desk=_desk(settings, stack, state, at_home=at_home),
             access=access,
         )
 
@@ -169,6 +172,15 @@ def _dispatcher(
         stand_ins={"count_tokens": EstimateAdapter()},
         hedged=counting.hedge,
     )
+
+
+def _desk(settings: RouterSettings, stack: AsyncExitStack, state: RedisStore, *, at_home: bool) -> DeliveryDesk | None:
+    if settings.idempotency_ttl <= 0:
+        return None
+    archive = Archive(state, MemoryStore(), settings.idempotency_ttl, at_home=at_home)
+    desk = DeliveryDesk(archive, settings.resume_seconds, settings.deadline, settings.replay_max_bytes)
+    stack.push_async_callback(desk.close)
+    return desk
 
 
 async def _keep_leases(stack: AsyncExitStack, limiter: Limiter, state: RedisStore, catalog: CatalogSource) -> None:

@@ -84,6 +84,24 @@ class RouterSettings(BaseSettings):
         ge=0,
         description="Seconds of silence after which a stream's client gets a sign of life; 0: none.",
     )
+    idempotency_ttl: float = Field(
+        86400.0,
+        validation_alias="ROUTER_IDEMPOTENCY_TTL",
+        ge=0,
+        description="Seconds that the answer to an `Idempotency-Key` is kept; 0: the header is ignored.",
+    )
+    replay_max_bytes: int = Field(
+        8 * 1024 * 1024,
+        validation_alias="ROUTER_REPLAY_MAX_BYTES",
+        ge=1024,
+        description="Largest answer to an `Idempotency-Key` that can be given again.",
+    )
+    resume_seconds: float = Field(
+        30.0,
+        validation_alias="ROUTER_RESUME_SECONDS",
+        ge=0,
+        description="Seconds that a stream with an `Idempotency-Key` goes on without its client, which may come back.",
+    )
     cache_ttl: float = Field(
         600.0,
         validation_alias="ROUTER_CACHE_TTL",

@@ -11,6 +11,9 @@
     │   ├── NotFound              404  not_found
     │   │   └── ModelNotFound     404  model_not_found
     │   ├── MethodNotAllowed      405  method_not_allowed
+    │   ├── IdempotencyConflict   409  idempotency_in_progress
+    │   │   ├── IdempotencyKeyReused  409  idempotency_key_reused
+    │   │   └── NotReplayable     409  not_replayable
     │   ├── PayloadTooLarge       413  request_too_large
     │   └── UnsupportedMediaType  415  unsupported_media_type
     ├── RateLimited               429  rate_limit_exceeded
@@ -46,6 +49,8 @@ __all__ = [
     "ContextLengthExceeded",
     "EngineRestarted",
     "Forbidden",
+    "IdempotencyConflict",
+    "IdempotencyKeyReused",
     "InternalError",
     "InvalidRequest",
     "MethodNotAllowed",
@@ -53,6 +58,7 @@ __all__ = [
     "NoCandidate",
     "NotCarried",
     "NotFound",
+    "NotReplayable",
     "Overloaded",
     "PayloadTooLarge",
     "PreviousResponseNotFound",
@@ -174,6 +180,34 @@ class MethodNotAllowed(InvalidRequest):
 
     status = 405
     code = "method_not_allowed"
+
+
+class IdempotencyConflict(InvalidRequest):
+    """A request with the same `Idempotency-Key` is still under way elsewhere; carries `Retry-After`."""
+
+    status = 409
+    type = "idempotency_error"
+    code = "idempotency_in_progress"
+
+
+class IdempotencyKeyReused(IdempotencyConflict):
+    """The `Idempotency-Key` belongs to another request: another endpoint or body."""
+
+    code = "idempotency_key_reused"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with this error: the same again fails again, which SDKs retry at a 409."""
+        return {"x-should-retry": "false", **super().headers()}
+
+
+class NotReplayable(IdempotencyConflict):
+    """The answer to this `Idempotency-Key` is too large to be given again, or what `Last-Event-ID` names is gone."""
+
+    code = "not_replayable"
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that go with this error."""
+        return {"x-should-retry": "false", **super().headers()}
 
 
 class PayloadTooLarge(InvalidRequest):

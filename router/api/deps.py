@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from router.admission import Doorkeeper
+from router.delivery.desk import DeliveryDesk
 from router.delivery.pulse import Pulse
 from router.gateway import CatalogReader, Gateway
 from router.health import HealthBoard
@@ -44,6 +45,8 @@ class Services:
     outbox: Outbox
     pulse: Pulse
     responses: ResponseStore
+    desk: DeliveryDesk | None
+    """Where requests with an `Idempotency-Key` are answered once; None: the header is ignored."""
     make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
     """Makes request ids."""
     access: AccessLog | None = None

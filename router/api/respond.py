@@ -9,6 +9,10 @@ from typing import Any, NamedTuple, Protocol
 from router.accounting import Meter, log_fields
 from router.api.client import Call, Client, Listener, answer_error
 from router.api.deps import Services, identify
+from router.api.once import KEY, early_head, order_of, play
+from router.delivery.desk import DeliveryDesk
+from router.delivery.numbering import between
+from router.delivery.recording import Recording
 from router.gateway import Answer
 from router.interfaces import Front
 from router.types import Completion, InferenceRequest, Outcome
@@ -64,17 +68,10 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
     try:
         caller = await identify(services, call.headers)
         request = front.parse(call.body, call.id, caller, call.headers)
-        if resource.prepare is not None:
-            request = await resource.prepare(services, request)
-        meter = services.gateway.open(request, call.started)
-        if not request.stream:
-            await _tell(services, meter, client, log, resource)
-            return
-        vigil = services.pulse.watch(client, front.ping, lambda: (*_SSE, *meter.early_head()))
-        try:
-            await _tell(services, meter, client, log, resource)
-        finally:
-            services.pulse.leave(vigil)
+        if services.desk is not None and call.headers.get(KEY):
+            await _once(services, services.desk, request, call, client, log, resource)
+        else:
+            await _at_once(services, await _prepared(services, request, resource), call, client, log, resource)
     except ServiceError as error:
         log.setdefault("error", error.code)
         if client.begun:
@@ -82,6 +79,58 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
             await client.end(front.error_event(error))
         else:
             await answer_error(client, error, front)
+
+
+async def _prepared(services: Services, request: InferenceRequest, resource: Resource) -> InferenceRequest:
+    return request if resource.prepare is None else await resource.prepare(services, request)
+
+
+async def _at_once(
+    services: Services, request: InferenceRequest, call: Call, client: Client, log: dict[str, Any], resource: Resource
+) -> None:
+    """Answer a request that stands for itself."""
+    meter = services.gateway.open(request, call.started)
+    if not request.stream:
+        await _tell(services, meter, client, log, resource)
+        return
+    vigil = services.pulse.watch(client, resource.front.ping, lambda: (*_SSE, *meter.early_head()))
+    try:
+        await _tell(services, meter, client, log, resource)
+    finally:
+        services.pulse.leave(vigil)
+
+
+async def _once(
+    services: Services,
+    desk: DeliveryDesk,
+    request: InferenceRequest,
+    call: Call,
+    client: Client,
+    log: dict[str, Any],
+    resource: Resource,
+) -> None:
+    """Answer a request that is to be answered once, however often it is sent."""
+
+    async def perform(recording: Recording) -> None:
+        meter = services.gateway.open(await _prepared(services, request, resource), call.started)
+        recording.early = meter.early_head()
+        await _tell(services, meter, recording, log, resource)
+        recording.keep, recording.private = meter.error is None, meter.privacy == "local"
+
+    order = order_of(request, call)
+    reader = desk.join(order, perform)
+    vigil = None
+    try:
+        if request.stream:
+            ping = between(resource.front.ping)
+            vigil = services.pulse.watch(client, ping, lambda: (*_SSE, *early_head(reader)))
+        await play(reader, client)
+    finally:
+        if vigil is not None:
+            services.pulse.leave(vigil)
+        if reader.again:
+            log["replay"] = True
+        desk.leave(order, reader)
 
 
 async def _tell(services: Services, meter: Meter, client: Listener, log: dict[str, Any], resource: Resource) -> None:

@@ -54,6 +54,17 @@ class MemoryStore:
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bool:
+        """Keep a value where there is none; say whether that was so."""
+        if await self.get(key) is not None:
+            return False
+        await self.put(key, value, ttl)
+        return True
+
+    async def delete(self, key: str) -> None:
+        """Forget a value."""
+        self._drop(key)
+
     async def lease(self, holder: str, asks: Sequence[Ask], ttl: float) -> list[Grant]:
         """Book what a holder has spent, and renew its leases."""
         now = int(self._clock() * 1000)

@@ -142,6 +142,18 @@ class RedisStore:
         """Keep a value for `ttl` seconds, if Redis is there."""
         await self._bounded(lambda: self._client.set(key, value, px=max(1, int(ttl * 1000))))
 
+    async def put_if_absent(self, key: str, value: bytes, ttl: float) -> bool | None:
+        """Keep a value where there is none; say whether that was so, None where Redis is away."""
+
+        async def put() -> bool:
+            return await self._client.set(key, value, px=max(1, int(ttl * 1000)), nx=True) is not None
+
+        return await self._bounded(put)
+
+    async def delete(self, key: str) -> None:
+        """Forget a value, if Redis is there."""
+        await self._bounded(lambda: self._client.delete(key))
+
     async def lease(self, holder: str, asks: Sequence[Ask], ttl: float) -> list[Grant] | None:
         """Book what a holder has spent, and renew its leases; None where Redis is away."""
         keys, arguments = script_keys(asks), script_arguments(holder, asks, ttl)

@@ -84,6 +84,28 @@ async def test_store_gives_a_new_value_a_new_life(store: StateStore, key: str) -
     assert await store.get(key) == b"long again"
 
 
+async def test_store_lets_one_of_many_put_what_is_absent(store: StateStore, key: str) -> None:
+    """Of many that claim a key at once, one gets it; the value stays that one's until it is forgotten or too old."""
+    claims = await asyncio.gather(*(store.put_if_absent(key, b"%d" % index, 60) for index in range(20)))
+    assert sorted(map(bool, claims)) == [False] * 19 + [True]
+    assert await store.get(key) == b"%d" % claims.index(True)
+    await store.delete(key)
+    assert await store.get(key) is None
+    assert await store.put_if_absent(key, b"brief", 0.05)
+
+    async def free() -> bool:
+        return bool(await store.put_if_absent(key, b"next", 60))
+
+    await eventually(free)
+    assert await store.get(key) == b"next"
+
+
+async def test_store_forgets_what_it_does_not_hold(store: StateStore, key: str) -> None:
+    """Deleting an unknown key is no fault."""
+    await store.delete(key)
+    assert store.available
+
+
 async def test_store_keeps_keys_apart_under_concurrency(store: StateStore, key: str) -> None:
     """Three hundred calls at a time get each their own answer, and none makes the store go away."""
     names = [f"{key}:{index}" for index in range(300)]
