@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from router.interfaces import Decoder, Exchange, Headers, Parts, Route, Secrets, Transport
 from router.types import Backend, Deployment, Event, InferenceRequest
+from router.wire.decoders import EventStream
 from router.wire.failures import failure
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
 
@@ -102,7 +103,10 @@ class DecodedReply:
         while not (self._ended or decoder.done):
             if decoder.failure is not None:
                 raise decoder.failure
-            data = await self._exchange.read(until)
+            try:
+                data = await self._exchange.read(until)
+            except UpstreamUnavailable as error:
+                return self._lost(error)
             if data is None:
                 self._ended = True
                 return decoder.end()
@@ -115,23 +119,46 @@ class DecodedReply:
     async def pump(self, take: Callable[[Sequence[Event]], bool], idle: float, ends: float) -> bool:
         """Hand on the events as they come; see `Reply.pump`."""
         decoder = self._decoder
+        refused: Exception | None = None
 
         def feed(data: bytes) -> bool:
-            events = decoder.feed(data)
-            wanted = not events or take(events)
+            nonlocal refused
+            try:
+                events = decoder.feed(data)
+                wanted = not events or take(events)
+            except Exception as error:
+                refused = error
+                raise
             return wanted and not decoder.done and decoder.failure is None
 
-        if (
-            decoder.failure is None
-            and not (decoder.done or self._ended)
-            and await self._exchange.pump(feed, idle, ends)
-        ):
-            self._ended = True
-            if events := decoder.end():
-                take(events)
+        if decoder.failure is None and not (decoder.done or self._ended):
+            try:
+                self._ended = await self._exchange.pump(feed, idle, ends)
+            except UpstreamUnavailable as error:
+                if error is refused:
+                    raise
+                last = self._lost(error)
+            else:
+                last = decoder.end() if self._ended else ()
+            if last:
+                take(last)
         if decoder.failure is not None:
             raise decoder.failure
         return decoder.done or self._ended
+
+    def _lost(self, error: UpstreamUnavailable) -> Sequence[Event]:
+        """Return the end of a stream whose connection broke when nothing but its end was missing.
+
+        Raises:
+            UpstreamUnavailable: More was missing.
+        """
+        if not isinstance(self._decoder, EventStream):
+            raise error
+        self._ended = True
+        try:
+            return self._decoder.lost()
+        except ServiceError:
+            raise error from error.__cause__
 
     async def close(self) -> None:
         """End the exchange; see `Reply.close`."""

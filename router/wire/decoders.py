@@ -129,6 +129,18 @@ class EventStream:
         self.done = True
         return last
 
+    def lost(self) -> Sequence[Chunk]:
+        """Return what ends the stream, whose connection broke, where all but its end had been said.
+
+        Raises:
+            ServiceError: Something was still to be said.
+        """
+        if self.done or self.failure is not None:
+            return ()
+        last = self._translation.close()
+        self.done = True
+        return last
+
 
 def _merged(chunks: Sequence[Chunk]) -> Chunk:
     usage = finish = None

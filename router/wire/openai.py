@@ -200,6 +200,7 @@ class ChatStream:
         self._usage_asked = usage_asked
         self._running = running
         self._finished = False
+        self._spoke = False
         self._beside: bytes | None = None
         """An event with choices that told a usage which no event without choices has told since."""
 
@@ -208,6 +209,10 @@ class ChatStream:
         chunk = completion_event(event, self._reply_model, self._usage_asked, self._running)
         if chunk.finish_reason is not None:
             self._finished = True
+        elif chunk.output:
+            self._spoke = True
+        elif chunk.done and not (self._spoke or self._finished):
+            raise UpstreamUnavailable("The backend ended its stream without an answer.")
         if chunk.usage is not None and self._usage_asked:
             data = event.data or b""
             self._beside = data if _CHUNK.decode(data).choices else None

@@ -102,6 +102,8 @@ class ScriptedUpstream:
                 work = asyncio.ensure_future(self.script(request, ScriptedReply(writer)))
                 gone = asyncio.ensure_future(reader.read(1))
                 await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    gone.exception()
                 if not work.done():
                     request.closed_early.set()
                     work.cancel()

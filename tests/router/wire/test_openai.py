@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.types import Chunk, Usage
+from router.wire.decoders import EventStream
 from router.wire.openai import ChatStream, completion_event, parse_completion, with_model
 from shared.errors import (
     ContextLengthExceeded,
@@ -329,3 +330,25 @@ def test_with_model_replaces_the_value_alone(data: st.DataObject, members: list[
     members.insert(len(members) // 2, ("model", "m"))
     body = data.draw(objects(members)).encode()
     assert json.loads(with_model(body, model)) == {**json.loads(body), "model": model}
+
+
+def test_chat_stream_that_is_nothing_but_its_end_is_no_answer() -> None:
+    """`[DONE]` without a word or a finish reason is a backend that failed and says otherwise."""
+    done = SSEEvent(DONE, b"[DONE]")
+    with pytest.raises(UpstreamUnavailable, match="without an answer"):
+        ChatStream(None, usage_asked=False).feed(done)
+    for data in (chunk({}, "stop"), chunk({"content": "x"})):
+        stream = ChatStream(None, usage_asked=False)
+        stream.feed(event(data))
+        assert stream.feed(done)[0].done
+
+
+def test_chat_stream_whose_connection_breaks_behind_its_finish_is_whole() -> None:
+    """All that is missing then is the end, which can be told; where more is missing nothing is."""
+    broken, whole = EventStream(ChatStream(None, usage_asked=False)), EventStream(ChatStream(None, usage_asked=False))
+    broken.feed(event(chunk({"content": "x"})).raw)
+    with pytest.raises(UpstreamUnavailable):
+        broken.lost()
+    whole.feed(event(chunk({"content": "x"})).raw + event(chunk({}, "stop")).raw)
+    assert [told.raw for told in whole.lost()] == [DONE]
+    assert whole.done
