@@ -1,4 +1,4 @@
-"""Renders what the code alone can say: the reference pages of settings, errors and metrics, and `.env.example`.
+"""Renders what the code alone can say: reference pages of settings, errors, metrics and faults, and `.env.example`.
 
 `python -m scripts.reference` writes them; with `--check` it only says which are out of step.
 """
@@ -28,6 +28,7 @@ from router.metrics import RouterMetrics
 from router.registry.providers import PROVIDERS, Provider
 from router.settings import RouterSettings
 from shared import errors
+from tests.integration.faults.page import faults_page
 
 __all__ = ["PAGES", "Setting", "main", "settings_of"]
 
@@ -251,6 +252,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/errors.md": errors_page,
     "docs/reference/metrics.md": metrics_page,
+    "docs/reference/faults.md": faults_page,
     ".env.example": env_example,
 }
 
