@@ -83,7 +83,9 @@ PROVIDERS = (
         "anthropic",
         "https://api.anthropic.com/v1",
         "anthropic",
+        dialect="anthropic",
         headers=MappingProxyType({"anthropic-version": "2023-06-01"}),
+        key_header="x-api-key",
         listing="/models?limit=1000",
     ),
     Provider(

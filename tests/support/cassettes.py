@@ -54,7 +54,11 @@ class Scenario:
         return f"{self.name}_chat.yaml"
 
 
-SCENARIOS = (Scenario("openai", "gpt-4o-mini"), Scenario("google", "gemini-2.5-flash"))
+SCENARIOS = (
+    Scenario("openai", "gpt-4o-mini"),
+    Scenario("anthropic", "claude-sonnet-4-5-20250929", MappingProxyType({"max_tokens": 10_000_000})),
+    Scenario("google", "gemini-2.5-flash"),
+)
 
 
 @dataclass(frozen=True)

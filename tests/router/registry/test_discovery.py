@@ -194,7 +194,8 @@ async def test_look_reads_a_list_to_its_end(store: RegistryStore) -> None:
     asked = {request.path.split("/")[1]: request.headers for request in seen}
     assert asked["v1beta"]["x-goog-api-key"] == "k"
     assert "authorization" not in asked["v1beta"]
-    assert asked["v1"]["anthropic-version"] == "2023-06-01"
+    assert (asked["v1"]["x-api-key"], asked["v1"]["anthropic-version"]) == ("k2", "2023-06-01")
+    assert "authorization" not in asked["v1"]
 
 
 @pytest.mark.parametrize(
