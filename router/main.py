@@ -93,17 +93,7 @@ async def open_services(
         InvalidManifest: `ROUTER_REGISTRY_FILE` is not valid.
     """
     async with AsyncExitStack() as stack:
-        store = await asyncio.to_thread(open_store, settings.database_url or settings.sqlite_db_path)
-        stack.push_async_callback(asyncio.to_thread, store.close)
-        if settings.registry_file is not None and seat is None:  # the parent of several workers has applied it
-            await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
-        usage = UsageWriter(store, settings.sqlite_db_path)
-        stack.push_async_callback(asyncio.to_thread, usage.close)
-        catalog = CatalogSource(store)
-        await catalog.refresh()
-        if not catalog.loaded:
-            # An empty catalog holds no keys and would open every door.
-            raise StoreError(catalog.problem or "The registry cannot be read.")
+        store, usage, catalog = await _open_registry(settings, stack, seat)
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
         outbox = Outbox(asyncio.get_running_loop())
@@ -151,6 +141,24 @@ async def open_services(
             desk=_desk(settings, stack, state, at_home=at_home),
             access=access,
         )
+
+
+async def _open_registry(
+    settings: RouterSettings, stack: AsyncExitStack, seat: Seat | None
+) -> tuple[RegistryStore, UsageWriter, CatalogSource]:
+    """Open the registry, and read it for the first time."""
+    store = await asyncio.to_thread(open_store, settings.database_url or settings.sqlite_db_path)
+    stack.push_async_callback(asyncio.to_thread, store.close)
+    if settings.registry_file is not None and seat is None:  # the parent of several workers has applied it
+        await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
+    usage = UsageWriter(store, settings.sqlite_db_path)
+    stack.push_async_callback(asyncio.to_thread, usage.close)
+    catalog = CatalogSource(store)
+    await catalog.refresh()
+    if not catalog.loaded:
+        # An empty catalog holds no keys and would open every door.
+        raise StoreError(catalog.problem or "The registry cannot be read.")
+    return store, usage, catalog
 
 
 def _dispatcher(

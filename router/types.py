@@ -68,9 +68,6 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _MILLION = Decimal(1_000_000)
 
 
-# --- the registry's nouns ---------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Limits of one attempt, in seconds; each fires alone."""
@@ -218,9 +215,6 @@ class Caller:
     """Globs of the models and policies this caller may use."""
 
 
-# --- one request ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What a caller may ask of the router, by `x-router-*` headers or the body's `router` object."""
@@ -337,9 +331,6 @@ class Decision(Struct, frozen=True):
     features: Features
     seed: int
     catalog_version: int
-
-
-# --- what comes back --------------------------------------------------------------------------
 
 
 class Chunk(Struct, frozen=True):

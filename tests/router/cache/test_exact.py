@@ -386,16 +386,13 @@ async def test_cache_drain_leaves_no_task() -> None:
 async def test_cache_entry_of_an_agent_keeps_its_estimate() -> None:
     """A stream whose tokens nobody counted is kept with what was estimated."""
     cache = cache_of()
-    events: list[Event] = [
-        *streamed(*HELLO, done=False),
-        Chunk(b"", usage=Usage(3, 4, source="estimated")),
-        Chunk(DONE),
-    ]
+    unfinished, counted = streamed(*HELLO, done=False), Usage(3, 4, source="estimated")
+    events: list[Event] = [*unfinished, Chunk(b"", usage=counted), Chunk(DONE)]
     cache.put(chat_request(**SURE, stream=True), "", answer(events))
     (found,) = await kept(cache, chat_request(**SURE)) or []
     assert found["usage"]["total_tokens"] == 7
 
 
 def test_cache_keeps_chat_answers_alone() -> None:
-    """An entry has the form of a chat answer; another endpoint's answer has none in it."""
+    """An entry has the form of a chat answer."""
     assert not cache_of().eligible(structs.replace(chat_request(**SURE), endpoint="messages"))
