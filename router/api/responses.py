@@ -24,6 +24,7 @@ from router.wire.responses.turns import (
     Following,
     Kept,
     Turn,
+    ended_items,
     final_response,
     following,
     foreign_dropped,
@@ -33,15 +34,24 @@ from router.wire.responses.turns import (
     read_turn,
     sealed,
     sealed_in,
+    under_way,
     unsealed,
     with_items,
+    with_output,
 )
 from shared.errors import InvalidRequest, NotFound, PreviousResponseNotFound
 
 __all__ = ["RESPONSES", "responses_router"]
 
 _NATIVE = frozenset({"native_responses"})
-_REFERS = (b'"previous_response_id"', b'"encrypted_content"', b'"item_reference"', b'"reasoning"', b'"id"')
+_REFERS = (
+    b'"previous_response_id"',
+    b'"conversation"',
+    b'"encrypted_content"',
+    b'"item_reference"',
+    b'"reasoning"',
+    b'"id"',
+)
 """A body without any of these refers to nothing that is kept."""
 _DROPPED = "input reasoning dropped"
 
@@ -69,6 +79,7 @@ class _Completion:
 
     async def run(self) -> InferenceRequest:
         before = await self._follow()
+        await self._converse()
         await self._resolve()
         await self._unseal()
         request = self._request
@@ -104,6 +115,14 @@ class _Completion:
         self._items = [*foreign_dropped(said, lost), *self._items]
         self._changes += [EXPANDED, *([_DROPPED] if lost else [])]
         return name, kept
+
+    async def _converse(self) -> None:
+        """Go where the conversation is that the request belongs to, if that is known."""
+        name = self._turn.conversation
+        if name is not None and self._request.pin is None:
+            makers = await self._services.responses.makers(self._caller, [name])
+            if name in makers:
+                self._pin(makers[name])
 
     async def _resolve(self) -> None:
         """Put items where they are only named."""
@@ -201,11 +220,14 @@ class _Keeper:
         self._request = request
         self._last = b""
         self._sealed: list[str] = []
+        self._items: list[msgspec.Raw] = []
 
     def see(self, data: bytes) -> None:
         """Look at a whole answer, or at the next whole events of a stream."""
         self._last = data
         self._sealed += sealed_in(data, stream=self._request.stream)
+        if self._request.stream:
+            self._items += ended_items(data)
 
     async def finish(self, outcome: Outcome) -> None:
         """Keep the response before its end goes out, so that a turn that follows at once finds it."""
@@ -217,8 +239,10 @@ class _Keeper:
         if outcome.error is not None or (ended := final_response(self._last, stream=request.stream)) is None:
             return
         turn, before = _asked(request)
+        if turn.conversation is not None and deployment is not None:
+            await store.note_maker(caller, [turn.conversation], deployment, alone=False)
         if turn.store:
-            name, response = ended
+            name, response = ended[0], with_output(ended[1], self._items)
             native = None if name == response_id(request.id) else deployment
             privacy = _privacy(self._services, request)
             kept = keep(turn, response, before, native, privacy)
@@ -264,6 +288,8 @@ def responses_router() -> APIRouter:
         if request.query_params.get("stream") == "true":
             raise InvalidRequest("Only responses made in the background can be streamed again.", param="stream")
         kept = await _kept(request, caller, name)
+        if under_way(bytes(kept.response)):
+            raise InvalidRequest(f"Response '{name}' is made in the background by its backend: only that can tell it.")
         return Response(bytes(kept.response), media_type="application/json")
 
     @routes.get("/{name}/input_items")

@@ -18,6 +18,7 @@ __all__ = [
     "Kept",
     "Turn",
     "digest",
+    "ended_items",
     "final_response",
     "following",
     "foreign_dropped",
@@ -26,8 +27,10 @@ __all__ = [
     "listed",
     "read_turn",
     "sealed_in",
+    "under_way",
     "unsealed",
     "with_items",
+    "with_output",
 ]
 
 _NULL = msgspec.Raw(b"null")
@@ -93,11 +96,13 @@ class Turn(msgspec.Struct, frozen=True):
         previous: The id of the response that it follows.
         items: Its input, as items.
         store: Whether its answer is to be kept.
+        conversation: The id of the backend's conversation that it belongs to.
     """
 
     previous: str | None
     items: list[msgspec.Raw]
     store: bool
+    conversation: str | None = None
 
     @property
     def references(self) -> list[tuple[int, str]]:
@@ -135,7 +140,17 @@ def read_turn(request: InferenceRequest) -> Turn:
         items = []
     previous = fields.get("previous_response_id", _NULL)
     named = None if bytes(memoryview(previous)[:4]) == b"null" else _TEXT.decode(previous)
-    return Turn(named or None, items, bytes(fields.get("store", _NULL)) != b"false")
+    return Turn(named or None, items, bytes(fields.get("store", _NULL)) != b"false", _conversation(fields))
+
+
+def _conversation(fields: Mapping[str, msgspec.Raw]) -> str | None:
+    """Return the id of a conversation, which is told alone or in an object."""
+    given = fields.get("conversation", _NULL)
+    first = bytes(memoryview(given)[:1])
+    if first == b"{":
+        given = raw_fields(bytes(given)).get("id", _NULL)
+        first = bytes(memoryview(given)[:1])
+    return _TEXT.decode(given) if first == b'"' else None
 
 
 def sealed(items: Sequence[msgspec.Raw]) -> dict[int, str]:
@@ -256,6 +271,31 @@ def final_response(raw: bytes, *, stream: bool) -> tuple[str, bytes] | None:
         if told.type in _TERMINAL:
             return _identified(bytes(told.response))
     return None
+
+
+def ended_items(raw: bytes) -> list[msgspec.Raw]:
+    """Return the items whose ends a piece of a stream tells."""
+    if b"response.output_item.done" not in raw:
+        return []
+    try:
+        events = [_EVENT.decode(event.data) for event in SSEReader().feed(raw) if event.data is not None]
+    except msgspec.DecodeError:
+        return []
+    return [event.item for event in events if event.type == "response.output_item.done"]
+
+
+def with_output(response: bytes, items: Sequence[msgspec.Raw]) -> bytes:
+    """Return a response that holds its items; some backends tell them in the stream alone."""
+    if not items or _output(response):
+        return response
+    fields: dict[str, msgspec.Raw] = raw_fields(response)
+    return msgspec.json.encode({**fields, "output": list(items)})
+
+
+def under_way(response: bytes) -> bool:
+    """Return whether a response is being made in the background."""
+    status = raw_fields(response).get("status", _NULL)
+    return bytes(status) in (b'"queued"', b'"in_progress"')
 
 
 def _identified(response: bytes) -> tuple[str, bytes] | None:

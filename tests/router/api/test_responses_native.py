@@ -148,6 +148,33 @@ async def test_sealed_reasoning_goes_to_its_maker_or_nowhere(tmp_path: Path, str
             assert moved.headers["x-router-changes"] == "input reasoning dropped"
 
 
+async def test_conversation_goes_where_it_is(tmp_path: Path) -> None:
+    """A backend's conversation is gone on with at that backend."""
+    async with (
+        scripted_upstream(natively("resp_0", spoken("Zero"))) as zero,
+        scripted_upstream(natively("resp_1", spoken("One"))) as one,
+    ):
+        async with live_router(tmp_path, native_manifest(one.url, zero.url)) as router:
+            working, one.script = one.script, fail(500)
+            body = {"model": "m", "input": "Hi", "conversation": "conv_1", "store": False}
+            assert (await router.client.post("/v1/responses", json=body)).json()["id"] == "resp_0"
+            one.script = working
+            assert (await router.client.post("/v1/responses", json=body)).json()["id"] == "resp_0"
+            assert zero.requests[-1].json["conversation"] == "conv_1"
+
+
+async def test_response_under_way_is_not_told_from_memory(tmp_path: Path) -> None:
+    """A response that a backend makes in the background has only begun, and the router says so."""
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.json(response("resp_up", status="queued"))
+
+    async with serving(tmp_path, script, native=True) as served:
+        made = await served.post({"model": "m", "input": "Hi", "background": True})
+        assert made.json()["status"] == "queued"
+        assert (await served.router.client.get("/v1/responses/resp_up")).status_code == 400
+
+
 async def test_unknown_response_is_left_to_a_backend_that_may_know_it(tmp_path: Path) -> None:
     """An id that the router never saw passes to a backend with an API, and its refusal comes back as it is."""
     error = {"message": "Previous response with id 'resp_old' not found.", "type": "invalid_request_error"}

@@ -10,6 +10,7 @@ import msgspec
 from router.wire.responses.echo import item_owner, response_id
 from router.wire.responses.native import EXPANDED
 from router.wire.responses.turns import (
+    ended_items,
     final_response,
     foreign_dropped,
     listed,
@@ -17,6 +18,7 @@ from router.wire.responses.turns import (
     sealed_in,
     unsealed,
     with_items,
+    with_output,
 )
 from shared.sse import encode_event
 from tests.router.wire.responses.requests import responses_request
@@ -89,6 +91,24 @@ def test_final_response_is_found_at_the_end() -> None:
         assert final_response(nothing, stream=True) is None
     assert final_response(b"{", stream=False) is None
     assert final_response(b"{}", stream=False) is None
+
+
+def test_items_of_a_stream_complete_its_response() -> None:
+    """A terminal event that repeats no items gets those that the stream has told; one that has some keeps them."""
+    item = {"type": "message", "id": "msg_1"}
+    ended = encode_event(json.dumps({"type": "response.output_item.done", "item": item}).encode())
+    items = ended_items(b": x\n\n" + ended)
+    assert plain(items) == [item]
+    assert ended_items(b"") == ended_items(encode_event(b'{"type":1,"x":"response.output_item.done"}')) == []
+    assert json.loads(with_output(b'{"id":"r"}', items)) == {"id": "r", "output": [item]}
+    assert with_output(b'{"output":[{}]}', items) == b'{"output":[{}]}'
+
+
+def test_turn_knows_its_conversation() -> None:
+    """A conversation is named by its id or by an object with its id."""
+    assert read_turn(responses_request(conversation="conv_1")).conversation == "conv_1"
+    assert read_turn(responses_request(conversation={"id": "conv_1"})).conversation == "conv_1"
+    assert read_turn(responses_request(conversation=None)).conversation is None
 
 
 def test_sealed_reasoning_is_found_in_answers() -> None:
