@@ -13,13 +13,24 @@ from msgspec import structs
 from router.api.deps import Services, caller_of, services_of
 from router.api.respond import Resource
 from router.interfaces import Front
-from router.routing.features import strictest
+from router.routing.features import extract_features, strictest
+from router.routing.filters import privacy
 from router.routing.plan import lineup
-from router.types import Caller, InferenceRequest, Model, Outcome, Policy, Privacy
+from router.types import (
+    Caller,
+    Constraints,
+    Deployment,
+    DeploymentHealth,
+    InferenceRequest,
+    Model,
+    Outcome,
+    Policy,
+    Privacy,
+)
 from router.wire.openai import openai_error
 from router.wire.responses.echo import item_owner, response_id
 from router.wire.responses.native import EXPANDED
-from router.wire.responses.parse import error_event, parse_responses
+from router.wire.responses.parse import HOSTED_TOOLS, error_event, parse_responses
 from router.wire.responses.turns import (
     Following,
     Kept,
@@ -53,6 +64,7 @@ _REFERS = (
     b'"id"',
 )
 """A body without any of these refers to nothing that is kept."""
+_WELL = DeploymentHealth()
 _DROPPED = "input reasoning dropped"
 
 
@@ -178,10 +190,7 @@ class _Completion:
     def _there(self, deployment: str) -> bool:
         """Return whether a deployment may answer this request, as far as can be seen."""
         found = next((d for model in self._models for d in model.deployments if d.id == deployment), None)
-        if found is None or found.backend.stale:
-            return False
-        state = self._services.health.state(deployment)
-        return state is None or state.available
+        return found is not None and _well(self._services, found)
 
 
 def _native(model: Model) -> bool:
@@ -199,9 +208,29 @@ def _models(services: Services, request: InferenceRequest) -> Sequence[Model]:
 
 
 async def _prepare(services: Services, request: InferenceRequest) -> InferenceRequest:
-    if not any(mark in request.body for mark in _REFERS):
-        return request
-    return await _Completion(services, request).run()
+    if any(mark in request.body for mark in _REFERS):
+        request = await _Completion(services, request).run()
+    if HOSTED_TOOLS in request.needs:
+        needs = request.needs - {HOSTED_TOOLS}
+        request = structs.replace(request, needs=needs | _NATIVE if _hosted(services, request) else needs)
+    return request
+
+
+def _hosted(services: Services, request: InferenceRequest) -> bool:
+    """Return whether a backend that may answer now has the tools that the API hosts."""
+    features = extract_features(request, Constraints(privacy=_privacy(services, request)))
+    return any(
+        ("responses" in model.capabilities or "responses" in deployment.backend.endpoints)
+        and privacy(features, model, deployment, _WELL) is None
+        and _well(services, deployment)
+        for model in _models(services, request)
+        for deployment in model.deployments
+    )
+
+
+def _well(services: Services, deployment: Deployment) -> bool:
+    state = services.health.state(deployment.id)
+    return not deployment.backend.stale and (state is None or state.available)
 
 
 # --- what is kept of an answer ------------------------------------------------------------------
@@ -244,9 +273,9 @@ class _Keeper:
         if turn.store:
             name, response = ended[0], with_output(ended[1], self._items)
             native = None if name == response_id(request.id) else deployment
-            privacy = _privacy(self._services, request)
-            kept = keep(turn, response, before, native, privacy)
-            await store.put(caller, name, kept, local=privacy == "local")
+            reach = _privacy(self._services, request)
+            kept = keep(turn, response, before, native, reach)
+            await store.put(caller, name, kept, local=reach == "local")
 
 
 def _asked(request: InferenceRequest) -> tuple[Turn, tuple[str, Kept] | None]:

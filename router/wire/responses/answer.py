@@ -12,6 +12,7 @@ from router.wire.fields import raw_fields
 from router.wire.responses.chat import Call, Chat, Choice, Delta
 from router.wire.responses.echo import echo, response_id
 from router.wire.responses.messages import CUSTOM_FIELD
+from router.wire.responses.tools import Toolbox
 from shared.sse import encode_event
 
 __all__ = ["Answer"]
@@ -55,14 +56,14 @@ class Answer:
 
     Args:
         request: What the client asked for.
-        custom: The functions that stand for custom tools.
+        toolbox: What is to be known of the functions that are called.
         told: Whether events are wanted.
     """
 
-    def __init__(self, request: InferenceRequest, custom: frozenset[str], *, told: bool) -> None:
+    def __init__(self, request: InferenceRequest, toolbox: Toolbox, *, told: bool) -> None:
         self._id = response_id(request.id)
         self._echo = echo(raw_fields(request.body))
-        self._custom = custom
+        self._toolbox = toolbox
         self._told = told
         self._events: list[bytes] = []
         self._sequence = 0
@@ -245,7 +246,9 @@ class Answer:
     def _begin(self, called: _Called) -> None:
         call_id = called.call_id or f"call_{self._id[5:]}{len(self._output)}"
         named = {"call_id": call_id, "name": called.name}
-        if called.name in self._custom:
+        if called.name in self._toolbox.spaced:
+            named["namespace"], named["name"] = self._toolbox.spaced[called.name]
+        if called.name in self._toolbox.custom:
             called.index, called.item = self._open("ctc", "custom_tool_call", **named, input="")
         else:
             called.index, called.item = self._open("fc", "function_call", **named, arguments="")

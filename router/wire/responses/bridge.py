@@ -27,7 +27,7 @@ class ResponsesBridge:
     def __init__(self, request: InferenceRequest) -> None:
         twin = chat_twin(request)
         self._request = twin.request
-        self._answer = Answer(request, twin.custom, told=request.stream)
+        self._answer = Answer(request, twin.toolbox, told=request.stream)
         self._reader = SSEReader()
 
     @property

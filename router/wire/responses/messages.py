@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,16 +11,28 @@ import msgspec
 from router.wire.parsing import invalid_field
 from shared.errors import InvalidRequest
 
-__all__ = ["CUSTOM_FIELD", "Messages"]
+__all__ = ["CUSTOM_FIELD", "Messages", "flat_name"]
 
 CUSTOM_FIELD = "input"
 """What holds the free text of a custom tool where it is carried as a function."""
+_LONGEST = 64
+"""Characters that the name of a function may have."""
 _NULL = msgspec.Raw(b"null")
 _Object = dict[str, msgspec.Raw]
 _OBJECT = msgspec.json.Decoder(_Object)
 _OBJECTS = msgspec.json.Decoder(list[_Object])
 _TEXT = msgspec.json.Decoder(str)
 _TEXTS = ("input_text", "output_text", "text", "summary_text")
+
+
+def flat_name(space: str | None, name: str) -> str:
+    """Return the name of the function that stands for a tool of a namespace; chat has no namespaces."""
+    if space is None:
+        return name
+    whole = f"{space}{name}" if space.endswith("__") else f"{space}__{name}"
+    if len(whole) <= _LONGEST:
+        return whole
+    return f"{whole[: _LONGEST - 9]}_{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 class Messages:
@@ -94,7 +107,7 @@ class Messages:
             self._open = self.messages[-1]
 
     def _call(self, kind: str, fields: _Object, place: str) -> None:
-        name = _required(fields, "name", place)
+        name = flat_name(_text(fields, "namespace"), _required(fields, "name", place))
         if kind == "function_call":
             _required(fields, "arguments", place)
             arguments: Any = fields["arguments"]

@@ -9,13 +9,16 @@ import msgspec
 
 from router.types import Caller, InferenceRequest
 from router.wire.parsing import invalid_field, read_fields
+from router.wire.responses.tools import OPTIONAL_TOOLS
 from router.wire.wishes import parse_wishes
 from shared.errors import InvalidRequest, ServiceError
 from shared.sse import encode_event
 
-__all__ = ["BRIDGED_TOOLS", "error_event", "parse_responses"]
+__all__ = ["HOSTED_TOOLS", "error_event", "parse_responses"]
 
-BRIDGED_TOOLS = frozenset({"function", "custom"})
+HOSTED_TOOLS = "hosted_tools"
+"""The need of a request that offers hosted tools besides its own: it can do without, where nobody has them."""
+_BRIDGED_TOOLS = frozenset({"function", "custom"})
 """The tools that chat can carry; all others run where the Responses API does."""
 _BRIDGED_ITEMS = frozenset(
     {
@@ -54,8 +57,20 @@ class _Item(msgspec.Struct):
     input: Text = _NULL
 
 
+class _Inner(msgspec.Struct):
+    type: str
+
+
 class _Tool(msgspec.Struct):
     type: str
+    tools: list[_Inner] | None = None
+
+    @property
+    def bridged(self) -> bool:
+        """Whether chat can carry it."""
+        if self.type == "namespace":
+            return all(inner.type in _BRIDGED_TOOLS for inner in self.tools or ())
+        return self.type in _BRIDGED_TOOLS
 
 
 class _Format(msgspec.Struct):
@@ -218,10 +233,13 @@ def _needs(fields: _Responses, needs: frozenset[str]) -> frozenset[str]:
         or fields.conversation
         or fields.prompt
         or isinstance(fields.instructions, list)
-        or any(tool.type not in BRIDGED_TOOLS for tool in tools)
         or (isinstance(choice, _Tool) and choice.type not in _CHOICES)
     ):
         needs |= _NATIVE
+    elsewhere = [tool.type for tool in tools if not tool.bridged]
+    if elsewhere:
+        own = len(elsewhere) < len(tools) and all(kind.startswith(OPTIONAL_TOOLS) for kind in elsewhere)
+        needs |= {HOSTED_TOOLS} if own else _NATIVE
     return needs
 
 

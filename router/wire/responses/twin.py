@@ -9,7 +9,8 @@ from msgspec import structs
 
 from router.types import InferenceRequest
 from router.wire.fields import index_fields, raw_fields
-from router.wire.responses.messages import CUSTOM_FIELD, Messages
+from router.wire.responses.messages import Messages
+from router.wire.responses.tools import Toolbox, Tools
 from shared.errors import InvalidRequest
 
 __all__ = ["Twin", "chat_twin"]
@@ -69,10 +70,10 @@ _OPTION = "include_obfuscation"
 
 
 class Twin(msgspec.Struct, frozen=True):
-    """A chat request, and which of its functions stand for custom tools."""
+    """A chat request, and what is to be known of its functions when they are called."""
 
     request: InferenceRequest
-    custom: frozenset[str]
+    toolbox: Toolbox
 
 
 class _Translation:
@@ -80,7 +81,7 @@ class _Translation:
 
     def __init__(self, request: InferenceRequest) -> None:
         self.changes: list[str] = [*request.changes]
-        self.custom: set[str] = set()
+        self.tools = Tools(self.change)
         self.chat: dict[str, Any] = {}
         self._fields = raw_fields(request.body)
         self._stream = request.stream
@@ -127,72 +128,18 @@ class _Translation:
         return messages.messages
 
     def _tools(self) -> None:
-        choice = self._choice()
-        if (given := self._given("tools")) is None:
-            return
-        tools = [self._tool(tool, f"tools[{index}]") for index, tool in enumerate(_OBJECTS.decode(given))]
-        if choice is not None:
-            tools = [tool for tool in tools if tool["function"]["name"] in choice]
-        if tools:
-            self.chat["tools"] = tools
+        if (given := self._given("tools")) is not None:
+            self.tools.take(given)
+        if (choice := self._given("tool_choice")) is not None:
+            self.chat["tool_choice"] = self.tools.choose(choice)
+        if self.tools.functions:
+            self.chat["tools"] = self.tools.functions
 
     def _drop_idle(self) -> None:
         """Leave out what steers tools where there are none: there it says nothing, and some servers refuse it."""
         if "tools" not in self.chat:
             self.chat.pop("tool_choice", None)
             self.chat.pop("parallel_tool_calls", None)
-
-    def _tool(self, tool: _Object, place: str) -> dict[str, Any]:
-        kind = _TEXT.decode(tool.get("type", _NULL))
-        if "name" not in tool:
-            raise InvalidRequest(f"Missing required parameter: '{place}.name'.", param=f"{place}.name")
-        name = _TEXT.decode(tool["name"])
-        function: dict[str, Any] = {"name": name}
-        kept: tuple[str, ...] = ("name", "description", "parameters", "strict")
-        function |= {key: tool[key] for key in kept[1:] if bytes(tool.get(key, _NULL)) != b"null"}
-        if kind == "custom":
-            self.custom.add(name)
-            kept = ("name", "description", "format")
-            function["parameters"] = self._free_text(tool.get("format", _NULL), place)
-        elif kind != "function":
-            raise InvalidRequest(f"Tools of type '{kind}' need a backend with the Responses API.", param=place)
-        for key in tool.keys() - {"type", *kept}:
-            self.change(f"{place}.{key} dropped")
-        return {"type": "function", "function": function}
-
-    def _free_text(self, form: msgspec.Raw, place: str) -> dict[str, Any]:
-        """Return the parameters of a function that takes what a custom tool takes: one text."""
-        text: dict[str, Any] = {"type": "string"}
-        grammar = _OBJECT.decode(form) if bytes(memoryview(form)[:1]) == b"{" else {}
-        if "definition" in grammar:
-            # A function cannot be held to a grammar; the model can still read it.
-            text["description"] = grammar["definition"]
-            self.change(f"{place}.format set to a description")
-        return {
-            "type": "object",
-            "properties": {CUSTOM_FIELD: text},
-            "required": [CUSTOM_FIELD],
-            "additionalProperties": False,
-        }
-
-    def _choice(self) -> frozenset[str] | None:
-        """Set the choice of a tool; return the names that it allows, or None for all."""
-        given = self._given("tool_choice")
-        if given is None:
-            return None
-        if bytes(memoryview(given)[:1]) == b'"':
-            self.chat["tool_choice"] = given
-            return None
-        choice = _OBJECT.decode(given)
-        if bytes(choice["type"]) != b'"allowed_tools"':
-            if "name" not in choice:
-                raise InvalidRequest("Missing required parameter: 'tool_choice.name'.", param="tool_choice.name")
-            self.chat["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-            return None
-        self.chat["tool_choice"] = choice.get("mode", msgspec.Raw(b'"auto"'))
-        self.change("tools reduced to tool_choice.tools")
-        names = [tool.get("name", _NULL) for tool in _OBJECTS.decode(choice.get("tools", msgspec.Raw(b"[]")))]
-        return frozenset(_TEXT.decode(name) for name in names if bytes(name) != b"null")
 
     def _text(self) -> None:
         text = _OBJECT.decode(self._given("text") or b"{}")
@@ -261,4 +208,4 @@ def chat_twin(request: InferenceRequest) -> Twin:
         needs=needs,
         changes=tuple(translation.changes),
     )
-    return Twin(twin, frozenset(translation.custom))
+    return Twin(twin, translation.tools.toolbox)

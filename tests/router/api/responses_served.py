@@ -39,6 +39,13 @@ CODEX: dict[str, Any] = {
             "description": "A patch.",
             "format": {"type": "grammar", "syntax": "lark", "definition": 'start: "*"'},
         },
+        {
+            "type": "namespace",
+            "name": "agents",
+            "description": "More",
+            "tools": [{"type": "function", "name": "spawn"}],
+        },
+        {"type": "web_search", "external_web_access": True},
     ],
     "tool_choice": "auto",
     "parallel_tool_calls": False,

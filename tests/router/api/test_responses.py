@@ -145,7 +145,12 @@ async def test_bridged_codex_request(tmp_path: Path) -> None:
         assert events[-1]["type"] == "response.completed"
         assert events[-1]["response"]["output"] == done
         changes = answer.headers["x-router-changes"]
-        for change in ("client_metadata dropped", "reasoning.summary dropped", "input role developer set to system"):
+        for change in (
+            "tools[3] web_search dropped",
+            "client_metadata dropped",
+            "reasoning.summary dropped",
+            "input role developer set to system",
+        ):
             assert change in changes
         seen = served.seen()
         assert (seen["prompt_cache_key"], seen["parallel_tool_calls"], seen["tool_choice"]) == (

@@ -25,7 +25,11 @@ from tests.support.properties import text
 from tests.support.upstream import chunk, completion
 
 USAGE = Usage(prompt_tokens=11, completion_tokens=7, cached_tokens=3, reasoning_tokens=2)
-TOOLS = [{"type": "function", "name": "f"}, {"type": "custom", "name": "free"}]
+TOOLS = [
+    {"type": "function", "name": "f"},
+    {"type": "custom", "name": "free"},
+    {"type": "namespace", "name": "n", "description": "d", "tools": [{"type": "function", "name": "f"}]},
+]
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
@@ -193,6 +197,15 @@ def test_stream_understands_servers_that_do_not_count(pieces: list[dict[str, Any
     events = streamed(*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, "tool_calls"))
     made = [(item["call_id"], item["arguments"]) for item in events[-1]["response"]["output"]]
     assert made == [("a", "1"), ("b", "2")]
+
+
+def test_calls_of_a_namespace_are_told_with_it() -> None:
+    """A function that stands for a tool of a namespace is called by the tool's own name, within its namespace."""
+    called = {"tool_calls": [{"index": 0, "id": "a", "function": {"name": "n__f", "arguments": "{}"}}]}
+    events = streamed(chunk(called), chunk({}, "tool_calls"))
+    (item,) = events[-1]["response"]["output"]
+    assert (item["name"], item["namespace"]) == ("f", "n")
+    assert whole(called)["output"] == [item]
 
 
 def test_logprobs_and_annotations_are_carried() -> None:

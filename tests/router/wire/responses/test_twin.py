@@ -174,7 +174,7 @@ def test_twin_of_tools() -> None:
         {"name": "d", "parameters": {**free, "properties": {"input": {"type": "string"}}}},
     ]
     assert body["tool_choice"] == {"type": "function", "function": {"name": "c"}}
-    assert twin.custom == {"c", "d"}
+    assert twin.toolbox.custom == {"c", "d"}
     assert twin.request.changes == ("tools[1].output_schema dropped", "tools[2].format set to a description")
 
 
@@ -185,6 +185,27 @@ def test_twin_of_allowed_tools() -> None:
     body = chat(tools=tools, tool_choice=allowed)
     assert [tool["function"]["name"] for tool in body["tools"]] == ["b"]
     assert body["tool_choice"] == "required"
+
+
+def test_twin_of_namespaces_and_of_optional_hosted_tools() -> None:
+    """Tools of a namespace become functions that carry its name; hosted tools beside one's own are left out."""
+    inner = [{"type": "function", "name": "close", "parameters": {}}, {"type": "custom", "name": "x" * 70}]
+    space = {"type": "namespace", "name": "agents", "description": "d", "tools": inner}
+    call = {"type": "function_call", "call_id": "c", "name": "close", "namespace": "agents", "arguments": "{}"}
+    request = responses_request(
+        tools=[space, {"type": "web_search", "external_web_access": True}],
+        tool_choice={"type": "allowed_tools", "mode": "auto", "tools": [{"type": "namespace", "name": "agents"}]},
+        input=[call, {"type": "function_call_output", "call_id": "c", "output": "ok"}],
+    )
+    twin = chat_twin(request)
+    body = json.loads(twin.request.body)
+    close, long = [tool["function"]["name"] for tool in body["tools"]]
+    assert close == "agents__close" == body["messages"][0]["tool_calls"][0]["function"]["name"]
+    assert len(long) == 64
+    assert twin.toolbox.spaced == {close: ("agents", "close"), long: ("agents", "x" * 70)}
+    assert twin.toolbox.custom == {long}
+    assert "tools[1] web_search dropped" in twin.request.changes
+    assert "tools[0].description dropped" in twin.request.changes
 
 
 @pytest.mark.parametrize(
@@ -199,7 +220,7 @@ def test_twin_of_allowed_tools() -> None:
         ({"input": [{"type": "computer_call"}]}, "input[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
-        ({"tools": [{"type": "web_search", "name": "x"}]}, "tools[0]"),
+        ({"tools": [{"type": "mcp", "name": "x"}]}, "tools[0]"),
         ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {"type": "function"}}, "tool_choice.name"),
         ({"tools": [{"type": "function", "name": 3}]}, None),
     ],
