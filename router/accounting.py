@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 _BYTES_PER_TOKEN = 4
 _HEADER_SAFE = "/:@.+ "
 _NAMES_KEPT = 1024
+_NO_TOKENS = ("audio", "images")
+"""Endpoints whose answers are not text: their length says nothing about tokens."""
 _FREE = Decimal(0)
 _ATTEMPTS = tuple((b"x-router-attempts", b"%d" % number) for number in range(10))
 _CACHE: dict[CacheState, tuple[bytes, bytes]] = {
@@ -164,8 +166,10 @@ class Meter(Struct):
         """Return an estimate where output was delivered and the backend reported nothing."""
         if self.trail.first_token is None or self.cache == "hit":
             return None
+        if self.request.endpoint in _NO_TOKENS:
+            return None
         # A chunk is mostly its envelope: about 200 bytes carry one token.
-        completion = math.ceil(self.output_bytes / 200)
+        completion = 0 if self.request.endpoint == "embeddings" else math.ceil(self.output_bytes / 200)
         return Usage(math.ceil(self.request.text_bytes / _BYTES_PER_TOKEN), completion, source="estimated")
 
 

@@ -12,7 +12,7 @@ from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Bridge, Bridges
 from router.limits.limiter import Limiter, Refusal
 from router.resume import Joint, Story, resumable
-from router.routing.estimates import EXPECTED_COMPLETION_TOKENS
+from router.routing.estimates import expected_completion
 from router.trail import Trail
 from router.types import Candidate, Decision, Endpoint, InferenceRequest
 from shared.errors import (
@@ -310,8 +310,7 @@ class PassedOver(ServiceError):
 
 def expected_tokens(decision: Decision) -> int:
     """Return how many tokens a request will use, as far as one can tell before."""
-    features = decision.features
-    return features.prompt_tokens + (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices
+    return decision.features.prompt_tokens + expected_completion(decision.features)
 
 
 def _full(refusals: list[Refusal]) -> Overloaded:

@@ -125,11 +125,12 @@ class Price:
 
         Cached prompt tokens without a price of their own cost as much as others.
         """
-        if self.input is None or self.output is None:
+        if self.input is None or (self.output is None and usage.completion_tokens):
             return None
         cached = self.input if self.cached_input is None else self.cached_input
         fresh = usage.prompt_tokens - usage.cached_tokens
-        total = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * self.output
+        output = self.output or 0  # embeddings have none, and often no price for it
+        total = fresh * self.input + usage.cached_tokens * cached + usage.completion_tokens * output
         return total / _MILLION
 
 
@@ -265,6 +266,8 @@ class InferenceRequest(Struct, frozen=True):
     """What was dropped or altered on the way to this form of the request, each as `FIELD WHAT`: `seed dropped`."""
     pin: str | None = None
     """The id of the only deployment that may answer: it holds what the request refers to."""
+    longest_text_bytes: int | None = None
+    """Length of the longest prompt where there may be several, each with a context of its own."""
 
 
 class Features(Struct, frozen=True):

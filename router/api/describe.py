@@ -26,47 +26,57 @@ _ERROR = {
         }
     },
 }
-_CHAT_REQUEST: dict[str, Any] = {
-    "type": "object",
-    "required": ["model", "messages"],
-    "additionalProperties": True,
+_WISHES = {
+    "type": ["object", "null"],
+    "description": "Wishes to the router; each may also be sent as an `x-router-*` header. Not forwarded.",
+    "additionalProperties": False,
     "properties": {
-        "model": {"type": "string", "minLength": 1, "description": "A model id, an alias, or a policy such as `auto`."},
-        "messages": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["role"],
-                "additionalProperties": True,
-                "properties": {"role": _TEXT, "content": {"type": ["string", "array", "null"]}},
-            },
-        },
-        "stream": {"type": ["boolean", "null"]},
-        "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
-        "temperature": {"type": ["number", "null"], "minimum": 0},
-        "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
-        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "stop": {"type": ["string", "array", "null"]},
-        "seed": {"type": ["integer", "null"]},
-        "router": {
-            "type": ["object", "null"],
-            "description": "Wishes to the router; each may also be sent as an `x-router-*` header. Not forwarded.",
-            "additionalProperties": False,
-            "properties": {
-                "policy": _TEXT,
-                "privacy": {"enum": ["local", "cluster", "any"]},
-                "max_cost_usd": {"type": ["number", "string"]},
-                "deadline_ms": {"type": "integer"},
-                "first_token_ms": {"type": "integer"},
-                "fallback": {"enum": ["on", "off", True, False]},
-                "cache": {"enum": ["on", "off", "refresh"]},
-                "session": _TEXT,
-            },
-        },
+        "policy": _TEXT,
+        "privacy": {"enum": ["local", "cluster", "any"]},
+        "max_cost_usd": {"type": ["number", "string"]},
+        "deadline_ms": {"type": "integer"},
+        "first_token_ms": {"type": "integer"},
+        "fallback": {"enum": ["on", "off", True, False]},
+        "cache": {"enum": ["on", "off", "refresh"]},
+        "session": _TEXT,
     },
 }
+_MODEL = {"type": "string", "minLength": 1, "description": "A model id, an alias, or a policy such as `auto`."}
+_STREAM = {
+    "stream": {"type": ["boolean", "null"]},
+    "stream_options": {"type": ["object", "null"], "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+}
+_SAMPLING = {
+    "temperature": {"type": ["number", "null"], "minimum": 0},
+    "top_p": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
+    "max_tokens": {"type": ["integer", "null"], "minimum": 0},
+    "stop": {"type": ["string", "array", "null"]},
+    "seed": {"type": ["integer", "null"]},
+}
+_MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "required": ["role"],
+        "additionalProperties": True,
+        "properties": {"role": _TEXT, "content": {"type": ["string", "array", "null"]}},
+    },
+}
+_PROMPT = {
+    "description": "A text, several texts, token ids, or several lists of token ids.",
+    "type": ["string", "array", "null"],
+    "minItems": 1,
+}
+
+
+def _request(*required: str, **properties: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": list(required),
+        "additionalProperties": True,
+        "properties": {"model": _MODEL, **properties, "router": _WISHES},
+    }
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
@@ -88,24 +98,6 @@ def _failures() -> dict[str, Any]:
     return {status: {"description": text, "content": _json(_ERROR)} for status, text in meanings.items()}
 
 
-_RESPONSES_REQUEST = {
-    "type": "object",
-    "required": ["model"],
-    "additionalProperties": True,
-    "properties": {
-        "model": _CHAT_REQUEST["properties"]["model"],
-        "input": {"type": ["string", "array", "null"]},
-        "instructions": {"type": ["string", "array", "null"]},
-        "previous_response_id": {"type": ["string", "null"]},
-        "store": {"type": ["boolean", "null"]},
-        "stream": {"type": ["boolean", "null"]},
-        "tools": {"type": ["array", "null"]},
-        "max_output_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "router": _CHAT_REQUEST["properties"]["router"],
-    },
-}
-
-
 _HEADERS = {
     "x-request-id": "Names the request in logs and usage rows.",
     "x-router-decision-id": "Names the routing decision.",
@@ -118,7 +110,13 @@ _HEADERS = {
 }
 
 
-def _described(tag: str, summary: str, description: str, request: dict[str, Any], answer: str) -> dict[str, Any]:
+def _post(
+    tag: str, summary: str, description: str, request: dict[str, Any], answer: str, *, streamed: bool = False
+) -> dict[str, Any]:
+    """Return what is said of one route."""
+    content = _json({"type": "object", "additionalProperties": True})
+    if streamed:
+        content["text/event-stream"] = {"schema": _TEXT}
     return {
         "post": {
             "tags": [tag],
@@ -130,10 +128,7 @@ def _described(tag: str, summary: str, description: str, request: dict[str, Any]
                 "200": {
                     "description": answer,
                     "headers": {name: {"description": text, "schema": _TEXT} for name, text in _HEADERS.items()},
-                    "content": {
-                        **_json({"type": "object", "additionalProperties": True}),
-                        "text/event-stream": {"schema": _TEXT},
-                    },
+                    "content": content,
                 },
                 **_failures(),
             },
@@ -141,20 +136,60 @@ def _described(tag: str, summary: str, description: str, request: dict[str, Any]
     }
 
 
+_AT_LEAST_ONE = {"type": ["integer", "null"], "minimum": 1}
+_CHAT = _request(
+    "model",
+    "messages",
+    messages=_MESSAGES,
+    max_completion_tokens=_AT_LEAST_ONE,
+    **_STREAM,
+    **_SAMPLING | {"max_tokens": _AT_LEAST_ONE},
+)
+_COMPLETION = _request("model", "prompt", prompt=_PROMPT, **_STREAM, **_SAMPLING)
+_EMBEDDING = _request("model", "input", input=_PROMPT | {"type": ["string", "array"]})
+_RESPONSE = _request(
+    "model",
+    input={"type": ["string", "array", "null"]},
+    instructions={"type": ["string", "array", "null"]},
+    previous_response_id={"type": ["string", "null"]},
+    store={"type": ["boolean", "null"]},
+    stream=_STREAM["stream"],
+    tools={"type": ["array", "null"]},
+    max_output_tokens=_AT_LEAST_ONE,
+)
+_CHUNKS = ", or with `stream: true` its chunks as server-sent events."
+
 PATHS: dict[str, Any] = {
-    "/v1/chat/completions": _described(
+    "/v1/chat/completions": _post(
         "chat",
         "Create a chat completion",
         "OpenAI's chat completions. Unknown fields reach the backend unchanged.",
-        _CHAT_REQUEST,
-        "A chat completion, or with `stream: true` its chunks as server-sent events.",
+        _CHAT,
+        "A chat completion" + _CHUNKS,
+        streamed=True,
     ),
-    "/v1/responses": _described(
+    "/v1/completions": _post(
+        "completions",
+        "Continue a prompt",
+        "OpenAI's legacy completions. Unknown fields reach the backend unchanged.",
+        _COMPLETION,
+        "A text completion" + _CHUNKS,
+        streamed=True,
+    ),
+    "/v1/embeddings": _post(
+        "embeddings",
+        "Embed texts",
+        "OpenAI's embeddings. Request and answer pass unchanged.",
+        _EMBEDDING,
+        "A list of embeddings.",
+    ),
+    "/v1/responses": _post(
         "responses",
         "Create a response",
         "OpenAI's Responses API: passed on to backends that have it, carried over chat to all others.",
-        _RESPONSES_REQUEST,
+        _RESPONSE,
         "A response, or with `stream: true` its events as server-sent events.",
+        streamed=True,
     ),
 }
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from router.api.chat import CHAT
 from router.api.client import AsgiClient, Call, answer_error
+from router.api.completions import COMPLETIONS
 from router.api.deps import services_of
+from router.api.embeddings import EMBEDDINGS
 from router.api.messages import COUNT_TOKENS, COUNT_TOKENS_BETA, MESSAGES, MESSAGES_BETA
 from router.api.respond import Resource, respond
 from router.api.responses import RESPONSES
@@ -22,6 +24,8 @@ RESOURCES: Mapping[str, Resource] = {
     "/v1/messages/count_tokens": COUNT_TOKENS,
     "/v1/messages/count_tokens?beta=true": COUNT_TOKENS_BETA,
     "/v1/responses": RESPONSES,
+    "/v1/completions": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
 }
 """Path, with a query where that makes a difference, to resource."""
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from router.interfaces import Reply
 from router.types import Candidate, Completion, Deployment, Endpoint, InferenceRequest
 from router.upstream import DecodedReply, Upstream
 from router.wire.decoders import EventStream, WholeBody
-from router.wire.infer import InferStream, infer_payload, parse_infer
+from router.wire.infer import InferStream, completion_payload, infer_payload, parse_infer
 
 __all__ = ["LocalAgentAdapter"]
 
 
 class LocalAgentAdapter:
-    """Translates between chat completions and the agent's payload.
+    """Translates between chat or legacy completions and the agent's payload.
 
     Args:
         upstream: The HTTP client.
@@ -27,23 +27,25 @@ class LocalAgentAdapter:
         self._clock = clock
 
     def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:  # noqa: ARG002
-        """Return whether an endpoint is one that an agent's payload can carry as it is: chat."""
-        return endpoint == "chat"
+        """Return whether an endpoint is one that an agent's payload can carry as it is."""
+        return endpoint in ("chat", "completions")
 
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
-        """Return the agent's reply as chat completion events; see `BackendAdapter.send`."""
+        """Return the agent's reply as events of the request's endpoint; see `BackendAdapter.send`."""
         backend, model = deployment.backend, deployment.upstream_model
         created = int(self._clock())
-        body = infer_payload(request, model, backend.accepts_messages)
+        changes: Sequence[str] = request.changes
+        if request.endpoint == "completions":
+            body, changes = completion_payload(request, model, backend.accepts_messages)
+        else:
+            body = infer_payload(request, model, backend.accepts_messages)
         exchange = await self._upstream.post(deployment, "/infer", (body,), request, until)
         if request.stream:
-            return DecodedReply(
-                exchange, EventStream(InferStream(request, model, reply_model, created)), request.changes
-            )
+            return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)), changes)
 
         def parse(answer: bytes) -> Completion:
             return parse_infer(answer, request, model, reply_model, created)
 
-        return DecodedReply(exchange, WholeBody(parse), request.changes)
+        return DecodedReply(exchange, WholeBody(parse), changes)

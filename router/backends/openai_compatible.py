@@ -2,20 +2,85 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from router.interfaces import Reply
-from router.types import Candidate, Deployment, Endpoint, InferenceRequest
-from router.upstream import DecodedReply, Upstream
+from router.interfaces import Decoder, Parts, Reply
+from router.types import Candidate, Completion, Deployment, Endpoint, InferenceRequest
+from router.upstream import OPENAI, DecodedReply, Manner, Upstream
+from router.wire.anthropic import native as messages
 from router.wire.chat import forwarded_parts
-from router.wire.decoders import EventStream, WholeBody
+from router.wire.completions import CompletionStream, parse_text_completion
+from router.wire.decoders import EventStream, Translation, WholeBody
+from router.wire.embeddings import parse_embedding_list
 from router.wire.openai import ChatStream, parse_completion
 from router.wire.responses.native import NativeStream, native_parts, parse_native
 
 __all__ = ["OpenAICompatibleAdapter"]
 
 _RUNNING = b"continuous_usage_stats"
-_DECLARED = ("responses", "messages", "count_tokens")
+_ANTHROPIC = Manner(forwarded=("anthropic-version", "anthropic-beta"))
+_Sent = tuple[Parts, Sequence[str]]
+
+
+def _forwarded(request: InferenceRequest, model: str) -> _Sent:
+    return forwarded_parts(request, model), request.changes
+
+
+def _responses(request: InferenceRequest, model: str) -> _Sent:
+    return native_parts(request, model), request.changes
+
+
+def _chat_events(request: InferenceRequest, reply_model: str | None) -> Translation:
+    return ChatStream(reply_model, request.usage_asked, request.usage_asked and _RUNNING in request.body)
+
+
+def _completion_events(request: InferenceRequest, reply_model: str | None) -> Translation:
+    return CompletionStream(reply_model, request.usage_asked, request.choices)
+
+
+class _Speech(NamedTuple):
+    """How one endpoint is spoken.
+
+    Attributes:
+        path: Behind the backend's base URL.
+        whole: Reads a whole answer, given what it is to say in `model`.
+        events: Returns what reads a stream.
+        sent: Returns what is sent, and what it lost.
+        declared: Whether a backend or a model must declare it, as not all have it.
+        manner: How it is spoken over HTTP.
+    """
+
+    path: str
+    whole: Callable[[bytes, str | None], Completion]
+    events: Callable[[InferenceRequest, str | None], Translation] | None = None
+    sent: Callable[[InferenceRequest, str], _Sent] = _forwarded
+    declared: bool = False
+    manner: Manner = OPENAI
+
+
+_SPOKEN: Mapping[Endpoint, _Speech] = {
+    "chat": _Speech("/chat/completions", parse_completion, _chat_events),
+    "completions": _Speech("/completions", parse_text_completion, _completion_events),
+    "embeddings": _Speech("/embeddings", parse_embedding_list),
+    "responses": _Speech("/responses", parse_native, lambda _, name: NativeStream(name), _responses, declared=True),
+    "messages": _Speech(
+        "/messages",
+        messages.parse_message,
+        lambda _, name: messages.MessagesStream(name),
+        messages.forwarded_parts,
+        declared=True,
+        manner=_ANTHROPIC,
+    ),
+    "count_tokens": _Speech(
+        "/messages/count_tokens",
+        lambda body, _: messages.parse_count(body),
+        None,
+        messages.forwarded_parts,
+        declared=True,
+        manner=_ANTHROPIC,
+    ),
+}
 
 
 class OpenAICompatibleAdapter:
@@ -30,29 +95,21 @@ class OpenAICompatibleAdapter:
 
     def speaks(self, endpoint: Endpoint, candidate: Candidate) -> bool:
         """Return whether an endpoint is the backend's own: those that not all have, it or its model must declare."""
-        if endpoint not in _DECLARED or endpoint in candidate.model.capabilities:
-            return True
-        return endpoint in candidate.deployment.backend.endpoints
+        speech = _SPOKEN.get(endpoint)
+        if speech is None or not speech.declared:
+            return speech is not None
+        return endpoint in candidate.model.capabilities or endpoint in candidate.deployment.backend.endpoints
 
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
-        if request.endpoint == "responses":
-            return await self._respond(request, deployment, reply_model, until)
-        body = forwarded_parts(request, deployment.upstream_model)
-        exchange = await self._upstream.post(deployment, "/chat/completions", body, request, until)
-        if request.stream:
-            running = request.usage_asked and _RUNNING in request.body
-            stream = EventStream(ChatStream(reply_model, request.usage_asked, running))
-            return DecodedReply(exchange, stream, request.changes)
-        return DecodedReply(exchange, WholeBody(partial(parse_completion, reply_model=reply_model)), request.changes)
-
-    async def _respond(
-        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
-    ) -> Reply:
-        body = native_parts(request, deployment.upstream_model)
-        exchange = await self._upstream.post(deployment, "/responses", body, request, until)
-        if request.stream:
-            return DecodedReply(exchange, EventStream(NativeStream(reply_model)), request.changes)
-        return DecodedReply(exchange, WholeBody(partial(parse_native, reply_model=reply_model)), request.changes)
+        speech = _SPOKEN[request.endpoint]
+        body, changes = speech.sent(request, deployment.upstream_model)
+        exchange = await self._upstream.post(deployment, speech.path, body, request, until, speech.manner)
+        decoder: Decoder
+        if request.stream and speech.events is not None:
+            decoder = EventStream(speech.events(request, reply_model))
+        else:
+            decoder = WholeBody(lambda answer: speech.whole(answer, reply_model))
+        return DecodedReply(exchange, decoder, changes)

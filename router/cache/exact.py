@@ -72,6 +72,8 @@ class ExactCache:
             privacy: How far it may go, by its own wish and the policy's constraint.
         """
         wish = request.wishes.cache
+        if request.endpoint != "chat":
+            return False  # its answers are kept in the form of chat
         if privacy == "local" and not self._at_home:
             return False
         if request.endpoint != "chat" or wish == "off" or self._ttl <= 0 or not self._store.available:

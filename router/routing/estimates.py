@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from router.types import Deployment, Features, Price, Usage
 
-__all__ = ["blended_price", "estimate_cost", "proportional", "token_mix"]
+__all__ = ["blended_price", "estimate_cost", "expected_completion", "proportional", "token_mix"]
 
 EXPECTED_COMPLETION_TOKENS = 500
 """A common length of a chat answer where the caller sets no limit."""
@@ -18,8 +18,14 @@ _WIDEST = 6
 
 def estimate_cost(features: Features, deployment: Deployment) -> Decimal | None:
     """Return the expected cost in USD, or None where a price is unknown."""
-    completion = (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices
+    completion = expected_completion(features)
     return deployment.price.cost(Usage(features.prompt_tokens, completion, source="estimated"))
+
+
+def expected_completion(features: Features) -> int:
+    """Return how many tokens an answer is expected to have; embeddings have none."""
+    expected = EXPECTED_COMPLETION_TOKENS if features.max_tokens is None else features.max_tokens
+    return expected * features.choices
 
 
 def token_mix(features: Features) -> int:
@@ -28,8 +34,8 @@ def token_mix(features: Features) -> int:
     Deployments are compared at this ratio rather than at the exact one, so that the comparison
     holds for many requests.
     """
-    ratio = (features.max_tokens or EXPECTED_COMPLETION_TOKENS) * features.choices / (features.prompt_tokens or 1)
-    mix = math.frexp(ratio)[1]
+    ratio = expected_completion(features) / (features.prompt_tokens or 1)
+    mix = math.frexp(ratio)[1] if ratio else -_WIDEST
     return mix if -_WIDEST <= mix <= _WIDEST else (_WIDEST if mix > 0 else -_WIDEST)
 
 

@@ -21,11 +21,12 @@ _STRICTNESS: dict[Privacy, int] = {"any": 0, "cluster": 1, "local": 2}
 def extract_features(request: InferenceRequest, constraints: Constraints) -> Features:
     """Return the features; a wish tightens a policy's constraint and never loosens it."""
     wishes = request.wishes
+    longest = request.text_bytes if request.longest_text_bytes is None else request.longest_text_bytes
     prompt = request.text_bytes // BYTES_PER_TOKEN + request.attachments * TOKENS_PER_ATTACHMENT + 1
     return Features(
         needs=request.needs,
         prompt_tokens=prompt,
-        prompt_tokens_least=request.text_bytes // MOST_BYTES_PER_TOKEN,
+        prompt_tokens_least=longest // MOST_BYTES_PER_TOKEN,
         max_tokens=request.max_tokens,
         stream=request.stream,
         choices=request.choices,

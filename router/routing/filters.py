@@ -16,6 +16,8 @@ _BRIDGED = frozenset({"responses", "messages"})
 _CHAT_AND_BRIDGED = _BRIDGED | {"chat"}
 _NATIVE = {"native_responses": "responses", "native_messages": "messages"}
 """What only a backend that has an endpoint itself can do there, and the capability that says so."""
+_FORMS = frozenset({"raw_prompt", "audio_api"})
+"""Ways to ask that a model needs no capability of its own for, but a dialect words."""
 _SPOKEN: Mapping[Dialect, frozenset[str]] = {
     # `/infer` has no fields for more than text in, text out.
     "local_agent": _CHAT_AND_BRIDGED | {"completions", "prefill"},
@@ -41,7 +43,7 @@ def capability(features: Features, model: Model, deployment: Deployment, _health
     if features.choices > 1 and dialect in _ONE_CHOICE:
         return f"a backend of dialect {dialect} gives one choice (n = 1)"
     needs, known = features.needs, model.capabilities
-    missing = needs - known if known else frozenset()
+    missing = needs - known - _FORMS if known else frozenset()
     if missing & _BRIDGED and "chat" in known:
         missing -= _BRIDGED
     for need, declared in _NATIVE.items():

@@ -19,6 +19,7 @@ __all__ = [
     "remove_field",
     "splice",
     "splice_parts",
+    "with_model",
 ]
 
 Splice = tuple[int, int, bytes]
@@ -133,3 +134,11 @@ def insert_field(spans: Mapping[str, tuple[int, int]], name: str, value: bytes) 
     """Return the replacement that adds a field after the last one; `spans` must not be empty."""
     end = max(end for _, end in spans.values())
     return (end, end, b"," + msgspec.json.encode(name) + b":" + value)
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """Return a JSON object with its top-level `model` replaced; other bytes stay."""
+    body, spans = index_fields(body)
+    if "model" not in spans:
+        return body
+    return splice(body, [(*spans["model"], msgspec.json.encode(model))])

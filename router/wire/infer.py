@@ -14,13 +14,14 @@ from router.wire.fields import raw_fields
 from shared.errors import UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
-__all__ = ["BYTES_PER_TOKEN", "InferStream", "infer_payload", "parse_infer"]
+__all__ = ["BYTES_PER_TOKEN", "InferStream", "completion_payload", "infer_payload", "parse_infer"]
 
 BYTES_PER_TOKEN = 4
 """What a token of text comes to, on average, where nobody counted."""
 
 _NULL = msgspec.Raw(b"null")
 _OPTIONAL = ("top_p", "top_k", "stop", "seed", "prefill")
+_DOCUMENTED = ("model", "prompt", "max_tokens", "temperature", "stream", "stream_options", "router", "user")
 
 
 class _Piece(msgspec.Struct):
@@ -81,6 +82,28 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
     return msgspec.json.encode(payload)
 
 
+def completion_payload(
+    request: InferenceRequest, upstream_model: str, accepts_messages: bool
+) -> tuple[bytes, list[str]]:
+    """Return the `/infer` payload for a request for a legacy completion, and what it has no words for.
+
+    The agent reads a prompt as one turn of its user, in its model's own template.
+    """
+    fields = raw_fields(request.body)
+    temperature = fields.get("temperature", _NULL)
+    payload: dict[str, Any] = {
+        "prompt": fields["prompt"],
+        "max_tokens": 16 if request.max_tokens is None else request.max_tokens,  # as OpenAI has it
+        "temperature": 0.7 if bytes(temperature) == b"null" else temperature,
+        "stream": request.stream,
+    }
+    told = {name: value for name, value in fields.items() if bytes(value) != b"null" and name not in _DOCUMENTED}
+    if accepts_messages:
+        payload["model"] = upstream_model
+        payload |= {name: told.pop(name) for name in _OPTIONAL if name in told}
+    return msgspec.json.encode(payload), [f"{name} dropped" for name in told]
+
+
 def _render_prompt(turns: Sequence[_Turn]) -> str:
     """Return a conversation as plain text; a single user message stays as it is."""
     if len(turns) == 1 and turns[0].role == "user":
@@ -123,7 +146,7 @@ def _decode(data: bytes) -> _Reply:
 def parse_infer(
     body: bytes, request: InferenceRequest, model: str, reply_model: str | None, created: int
 ) -> Completion:
-    """Return an agent's JSON answer as a chat completion.
+    """Return an agent's JSON answer as a chat completion, or as a legacy one where that was asked for.
 
     Args:
         body: The agent's answer; only `text` must be in it.
@@ -140,11 +163,13 @@ def parse_infer(
         raise UpstreamUnavailable("The agent's answer holds no text.")
     usage = _usage(reply.usage, request, len(reply.text.encode()))
     finish = reply.finish_reason or "stop"
+    legacy = request.endpoint == "completions"
     message = {"role": "assistant", "content": reply.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    said = {"text": reply.text} if legacy else {"message": message}
+    choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
     whole = {
-        "id": f"chatcmpl-{request.id}",
-        "object": "chat.completion",
+        "id": f"cmpl-{request.id}" if legacy else f"chatcmpl-{request.id}",
+        "object": "text_completion" if legacy else "chat.completion",
         "created": created,
         "model": reply_model or reply.model or model,
         "choices": [choice],
@@ -154,7 +179,7 @@ def parse_infer(
 
 
 class InferStream:
-    """Turns the events of an agent's stream into chat completion chunks.
+    """Turns the events of an agent's stream into chat completion chunks, or legacy ones where those were asked for.
 
     Args: as for `parse_infer`.
     """
@@ -165,7 +190,8 @@ class InferStream:
         self._model = reply_model or model
         self._created = created
         self._text_bytes = 0
-        self._started = False
+        self._legacy = request.endpoint == "completions"
+        self._started = self._legacy  # its chunks have no role to begin with
         self._finished = False
 
     def feed(self, event: SSEEvent) -> list[Chunk]:
@@ -215,8 +241,8 @@ class InferStream:
 
     def _head(self, choices: list[Any]) -> dict[str, Any]:
         head: dict[str, Any] = {
-            "id": f"chatcmpl-{self._request.id}",
-            "object": "chat.completion.chunk",
+            "id": f"cmpl-{self._request.id}" if self._legacy else f"chatcmpl-{self._request.id}",
+            "object": "text_completion" if self._legacy else "chat.completion.chunk",
             "created": self._created,
             "model": self._model,
             "choices": choices,
@@ -226,5 +252,6 @@ class InferStream:
         return head
 
     def _chunk(self, delta: dict[str, str], *, output: bool = False, finish: str | None = None) -> Chunk:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        said = {"text": delta.get("content", "")} if self._legacy else {"delta": delta}
+        choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
         return Chunk(encode_event(msgspec.json.encode(self._head([choice]))), output, None, finish)

@@ -2,38 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import msgspec
 
-from router.types import Chunk, Completion, Usage
+from router.types import Chunk, Completion
 from router.wire.failures import error_event
-from router.wire.fields import index_fields, insert_field, splice
+from router.wire.fields import index_fields, insert_field, splice, with_model
+from router.wire.usage import read_usage
 from shared.errors import ServiceError, UpstreamUnavailable
 from shared.sse import DONE, SSEEvent, encode_event
 
-__all__ = ["ChatStream", "completion_event", "openai_error", "openai_error_event", "parse_completion", "with_model"]
+__all__ = ["ChatStream", "completion_event", "openai_error", "openai_error_event", "parse_completion"]
 
 
 _NULL = msgspec.Raw(b"null")  # msgspec knows no optional Raw: it would take only null
-
-
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: _Count | None = None
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: _Count | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: _Count | None = None
-    completion_tokens: _Count | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
 
 
 class _Delta(msgspec.Struct):
@@ -71,30 +52,11 @@ class _Completion(msgspec.Struct):
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _COMPLETION = msgspec.json.Decoder(_Completion)
-_USAGE = msgspec.json.Decoder(_Usage)
 _NOTHING = (b"null", b'""', b"[]", b"{}")
 _SILENCE = b": ping\n\n"
 _SPACE, _NEWLINE = b" \n"
 _ERROR = b'"error"'
 """vLLM's `object` where an error has no envelope."""
-
-
-def _read_usage(raw: msgspec.Raw) -> Usage | None:
-    """Return the reported token counts, or None where nothing was reported that can be read."""
-    if bytes(raw) in _NOTHING:
-        return None
-    try:
-        usage = _USAGE.decode(raw)
-    except msgspec.DecodeError:
-        return None  # an answer is not lost to a count
-    prompt, completion = usage.prompt_tokens_details, usage.completion_tokens_details
-    prompt_tokens, completion_tokens = usage.prompt_tokens or 0, usage.completion_tokens or 0
-    return Usage(
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cached_tokens=min((prompt.cached_tokens or 0) if prompt else 0, prompt_tokens),
-        reasoning_tokens=min((completion.reasoning_tokens or 0) if completion else 0, completion_tokens),
-    )
 
 
 def openai_error(error: ServiceError) -> tuple[int, bytes]:
@@ -105,14 +67,6 @@ def openai_error(error: ServiceError) -> tuple[int, bytes]:
 def openai_error_event(error: ServiceError) -> bytes:
     """Return the event that tells an error in a stream; the missing `[DONE]` says that the answer is not whole."""
     return encode_event(error.json())
-
-
-def with_model(body: bytes, model: str) -> bytes:
-    """Return a JSON object with its top-level `model` replaced; other bytes stay."""
-    body, spans = index_fields(body)
-    if "model" not in spans:
-        return body
-    return splice(body, [(*spans["model"], msgspec.json.encode(model))])
 
 
 def parse_completion(body: bytes, reply_model: str | None) -> Completion:
@@ -131,7 +85,7 @@ def parse_completion(body: bytes, reply_model: str | None) -> Completion:
         raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
     if not parsed.choices:
         raise error_event(body if bytes(parsed.object) == _ERROR else parsed.error)
-    return Completion(body, _read_usage(parsed.usage), parsed.choices[0].finish_reason)
+    return Completion(body, read_usage(parsed.usage), parsed.choices[0].finish_reason)
 
 
 def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool, running: bool = False) -> Chunk:
@@ -169,7 +123,7 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     choices = parsed.choices
     usage = None
     if parsed.usage is not _NULL and bytes(parsed.usage) not in _NOTHING:
-        usage = _read_usage(parsed.usage)
+        usage = read_usage(parsed.usage)
         if not choices and not usage_asked:
             return Chunk(b"", usage=usage)
     raw = event.raw

@@ -61,3 +61,12 @@ def test_prices_are_proportional_where_no_mix_changes_their_order() -> None:
     twice = Price(Decimal(2), None, Decimal(4))
     assert proportional([CHEAP, twice, Price(), Price(Decimal(0), None, Decimal(0))])
     assert not proportional([CHEAP, Price(Decimal(1), None, Decimal(3))])
+
+
+def test_cost_of_embeddings_needs_no_output_price() -> None:
+    """Nothing comes out that costs, so a price for it may be unknown; for an answer with text it may not."""
+    embeddings = make_deployment(price=Price(input=Decimal(2)))
+    asked = replace(FEATURES, prompt_tokens=500_000, max_tokens=0)
+    assert estimate_cost(asked, embeddings) == 1
+    assert token_mix(asked) == -6
+    assert estimate_cost(replace(asked, max_tokens=1), embeddings) is None

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from router.types import Chunk, Usage
 from router.wire.decoders import EventStream
-from router.wire.openai import ChatStream, completion_event, parse_completion, with_model
+from router.wire.fields import with_model
+from router.wire.openai import ChatStream, completion_event, parse_completion
 from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
