@@ -23,7 +23,7 @@ from router.registry.database import StoreError
 from router.registry.manifest import InvalidManifest, load_manifest
 from router.registry.store import open_store
 from router.server.calm import CalmServer
-from router.server.protocol import DataPlaneProtocol
+from router.server.protocol import DataPlaneProtocol, JsonProtocol
 from router.settings import RouterSettings
 from router.tracing import TracingUnavailable, require_tracing
 from router.workers.acceptor import Acceptor
@@ -159,7 +159,7 @@ def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None =
                 server_header=False,
                 backlog=_BACKLOG,
                 ws="none",
-                http=DataPlaneProtocol if settings.http == "direct" else "auto",
+                http=DataPlaneProtocol if settings.http == "direct" else JsonProtocol,
                 timeout_graceful_shutdown=settings.drain_seconds,
             )
             server = _Server(config, link)

@@ -22,10 +22,12 @@ from router.api.admin import admin_router
 from router.api.agents import agents_router
 from router.api.deps import Services, add_error_handlers, services_of
 from router.api.describe import describe_data_plane
+from router.api.methods import HeadAsGet
 from router.api.models import models_router
 from router.api.ops import ops_router
+from router.api.origins import AT_HOME, CrossOrigin, Origins
 from router.api.responses import responses_router
-from router.api.routes import RESOURCES, DataPlaneRoute
+from router.api.routes import AZURE, RESOURCES, DataPlaneRoute, error_shape
 from router.backends.anthropic import AnthropicAdapter
 from router.backends.estimates import EstimateAdapter
 from router.backends.gemini import GeminiAdapter
@@ -274,11 +276,16 @@ def create_app(
             yield {"services": ready}
 
     app = FastAPI(title="Inference router", version="0.1.0", lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(HeadAsGet)
+    origins = Origins((*AT_HOME, *chosen.cors_origins.split(",")) if chosen.cors_origins else AT_HOME)
+    app.add_middleware(CrossOrigin, origins=origins, shape=error_shape, loopback=is_loopback(chosen.host))
     app.add_middleware(RequestContext, logger=logging.getLogger("router.access"), quiet=_PROBES, access=access)
-    add_error_handlers(app)
+    add_error_handlers(app, error_shape)
     # A class endpoint is plain ASGI: the request path owes nothing to the framework.
-    for path in {name.partition("?")[0] for name in RESOURCES}:
+    # The longest first: a deployment's name may hold slashes, and end in what is a shorter path's beginning.
+    for path in sorted({name.partition("?")[0] for name in RESOURCES}, key=len, reverse=True):
         app.router.routes.append(Route(path, DataPlaneRoute(path)))
+        app.router.routes.append(Route(AZURE + path.removeprefix("/v1"), DataPlaneRoute(path)))
     app.include_router(models_router())
     app.include_router(responses_router())
     app.include_router(ops_router())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from router.state.redis import redis_address
 
 __all__ = ["RouterSettings", "read_secret"]
+
+_ORIGIN = re.compile(
+    r"\*|[A-Za-z][A-Za-z0-9+.-]*://[^/\s,:@]+(:(\d+|\*))?|[A-Za-z][\w+.-]*://\[[0-9a-fA-F:]+\](:(\d+|\*))?"
+)
 
 
 class RouterSettings(BaseSettings):
@@ -65,6 +70,14 @@ class RouterSettings(BaseSettings):
     )
     registry_file: Path | None = Field(
         None, validation_alias="ROUTER_REGISTRY_FILE", description="Manifest to apply at start."
+    )
+    cors_origins: str | None = Field(
+        None,
+        validation_alias="ROUTER_CORS_ORIGINS",
+        description=(
+            "Web pages that may call from a browser, besides those of this machine: origins such as "
+            "`https://chat.example` or `https://*.example:*`, separated by commas; `*`: every page."
+        ),
     )
     body_limit: int = Field(
         32 * 1024 * 1024, validation_alias="ROUTER_BODY_LIMIT", ge=1024, description="Largest request body, in bytes."
@@ -158,6 +171,17 @@ class RouterSettings(BaseSettings):
         gt=0,
         description="Seconds without a sign of life after which one of several worker processes is replaced.",
     )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _cors_origins_are_origins(cls, origins: str | None) -> str | None:
+        if origins is None:
+            return None
+        told = [origin.strip().rstrip("/") for origin in origins.split(",") if origin.strip()]
+        for origin in told:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin[:80]!r} must be an origin such as https://chat.example, without a path")
+        return ",".join(told)
 
     @field_validator("redis_url")
     @classmethod

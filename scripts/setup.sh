@@ -25,7 +25,7 @@ die() { say "$*"; exit 1; }
 
 case "$only" in
     "") packages=(-e '.[local-agent,embedded-redis,redis]' -r requirements-dev.txt) ;;
-    router) packages=('.[otel,postgres,redis]') ;;
+    router) packages=('.[compression,otel,postgres,redis]') ;;
     local-agent) packages=('.[local-agent]') ;;
     *) die "--only takes router or local-agent, not $only" ;;
 esac

@@ -67,7 +67,7 @@ async def answer_error(client: Client, error: ServiceError, front: Front) -> Non
     """Send an error as the clients of an endpoint expect it."""
     headers = [(name.encode(), value.encode("latin-1")) for name, value in error.headers().items()]
     if isinstance(error, MethodNotAllowed):
-        headers.append((b"allow", b"POST"))
+        headers.append((b"allow", b"OPTIONS, POST"))
     status, body = front.error(error)
     await client.answer(status, headers, body)
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from router.admission import Doorkeeper
+from router.api.methods import allowed_methods
 from router.delivery.desk import DeliveryDesk
 from router.delivery.pulse import Pulse
 from router.gateway import CatalogReader, Gateway
@@ -21,12 +22,16 @@ from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore
 from router.state.responses import ResponseStore
 from router.types import Caller
+from router.wire.openai import openai_error
 from shared.asgi import Scope
 from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
 from shared.ids import IdSource
 from shared.logs import AccessLog
 
-__all__ = ["Services", "add_error_handlers", "caller_of", "identify", "services_of"]
+__all__ = ["Services", "Shape", "add_error_handlers", "caller_of", "identify", "services_of"]
+
+Shape = Callable[[Scope], Callable[[ServiceError], tuple[int, bytes]]]
+"""How errors are told to the clients of a request's route: as a status and a body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,40 +92,61 @@ async def caller_of(request: Request) -> Caller:
     return await identify(services_of(request.scope), request.headers)
 
 
-def _answer(error: ServiceError) -> Response:
-    return Response(error.json(), error.status, error.headers(), "application/json")
-
-
-async def _on_service_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)
-    return _answer(error)
-
-
-async def _on_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _http_error(request: Request, error: HTTPException) -> ServiceError:
+    """Return what the framework's own errors mean."""
     path, method = request.url.path, request.method
     if error.status_code == 404:
-        return _answer(NotFound(f"There is no route {method} {path}."))
+        return NotFound(f"There is no route {method} {path}.")
     if error.status_code == 405:
-        answer = _answer(MethodNotAllowed(f"The route {path} does not allow {method}."))
-        answer.headers.update({k: v for k, v in (error.headers or {}).items() if k.lower() == "allow"})
-        return answer
+        return MethodNotAllowed(f"The route {path} does not allow {method}.")
     invalid = InvalidRequest(str(error.detail))
     invalid.status = error.status_code
-    return _answer(invalid)
+    return invalid
 
 
-async def _on_validation_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+def _validation_error(error: RequestValidationError) -> ServiceError:
     first = error.errors()[0]
     path = [part for part in first["loc"] if part not in ("body", "query", "path", "header")]
     param = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".") or None
     message = f"Invalid value for '{param}': {first['msg']}." if param else f"{first['msg']}."
-    return _answer(InvalidRequest(message, param=param))
+    return InvalidRequest(message, param=param)
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Make every error of an app OpenAI JSON, those of the framework too."""
-    app.add_exception_handler(ServiceError, _on_service_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(RequestValidationError, _on_validation_error)
+def _openai(_scope: Scope) -> Callable[[ServiceError], tuple[int, bytes]]:
+    return openai_error
+
+
+def add_error_handlers(app: FastAPI, shape: Shape = _openai) -> None:
+    """Make every error of an app JSON that its clients expect, those of the framework too.
+
+    Args:
+        app: The application.
+        shape: Returns how errors are told to the clients of a request's route.
+    """
+
+    def answer(request: Request, error: ServiceError) -> Response:
+        status, body = shape(request.scope)(error)
+        return Response(body, status, error.headers(), "application/json")
+
+    async def on_service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        return answer(request, error)
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code != 405:
+            return answer(request, _http_error(request, error))
+        allowed = {"allow": allowed_methods(app.router.routes, request.scope)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=allowed)
+        refused = answer(request, _http_error(request, error))
+        refused.headers.update(allowed)
+        return refused
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return answer(request, _validation_error(error))
+
+    app.add_exception_handler(ServiceError, on_service_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(RequestValidationError, on_validation_error)

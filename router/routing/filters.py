@@ -8,9 +8,9 @@ from router.interfaces import Filter
 from router.routing.estimates import estimate_cost
 from router.types import Deployment, DeploymentHealth, Dialect, Features, Model
 
-__all__ = ["FILTERS", "LIVE_FILTERS", "STATIC_FILTERS"]
+__all__ = ["FILTERS", "LIVE_FILTERS", "STATIC_FILTERS", "TIER_REACH"]
 
-_TIER_REACH = {"local": ("local",), "cluster": ("local", "cluster"), "any": ("local", "cluster", "external")}
+TIER_REACH = {"local": ("local",), "cluster": ("local", "cluster"), "any": ("local", "cluster", "external")}
 _BRIDGED = frozenset({"responses", "messages"})
 """Endpoints that whatever can chat can serve too."""
 _CHAT_AND_BRIDGED = _BRIDGED | {"chat"}
@@ -32,7 +32,7 @@ _ONE_CHOICE = ("local_agent", "anthropic")
 
 def privacy(features: Features, _model: Model, deployment: Deployment, _health: DeploymentHealth) -> str | None:
     """Keep the request within the tiers that its privacy allows."""
-    if deployment.backend.tier in _TIER_REACH[features.privacy]:
+    if deployment.backend.tier in TIER_REACH[features.privacy]:
         return None
     return f"tier {deployment.backend.tier} is outside privacy {features.privacy}"
 

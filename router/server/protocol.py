@@ -2,7 +2,7 @@
 
 A plain `POST` to a data-plane route is read, answered and written here, in callbacks and one task,
 without ASGI's messages in between. Whatever is unusual about a request (another route or method, a
-body of unknown or too large a size, a compressed one, `Expect`, an upgrade, a pipelined request)
+body of unknown or too large a size, a compressed one, `Expect`, an upgrade, a web page's, a pipelined request)
 goes the ordinary way through ASGI, whose routes are the same and answer the same.
 """
 
@@ -19,14 +19,31 @@ from router.api.deps import Services
 from router.api.respond import Resource
 from router.api.routes import RESOURCES
 from router.server.exchange import DataPlaneExchange
+from shared.errors import InvalidRequest
+from shared.ids import IdSource
 
-__all__ = ["DataPlaneProtocol"]
+__all__ = ["DataPlaneProtocol", "JsonProtocol"]
 
 _ROUTES: Mapping[bytes, Resource] = {path.encode(): resource for path, resource in RESOURCES.items()}
-_UNUSUAL = ("transfer-encoding", "content-encoding", "expect", "upgrade")
+_UNUSUAL = ("transfer-encoding", "content-encoding", "expect", "upgrade", "origin")
+
+_make_id = IdSource("req_").make
 
 
-class DataPlaneProtocol(HttpToolsProtocol):
+class JsonProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, but for what it says to a client that speaks no HTTP."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in JSON as everything else."""
+        body = InvalidRequest(msg).json()
+        lines = [b"HTTP/1.1 400 Bad Request", b"content-type: application/json", b"content-length: %d" % len(body)]
+        lines += [b"%b: %b" % (name, value) for name, value in self.server_state.default_headers]
+        lines += [b"x-request-id: " + _make_id().encode(), b"connection: close", b"", body]
+        self.transport.write(b"\r\n".join(lines))
+        self.transport.close()
+
+
+class DataPlaneProtocol(JsonProtocol):
     """One client connection.
 
     Args: as uvicorn gives them; the services are in the application's state.

@@ -17,7 +17,7 @@ from router.api.deps import Services
 from router.main import create_app, open_services
 from router.registry.manifest import parse_manifest
 from router.registry.store import RegistryStore, open_store
-from router.server.protocol import DataPlaneProtocol
+from router.server.protocol import DataPlaneProtocol, JsonProtocol
 from router.settings import RouterSettings
 
 NO_REDIS = "redis://127.0.0.1:1/0"
@@ -82,7 +82,7 @@ async def live_router(tmp_path: Path, manifest: str | None = None, **settings: A
     app = create_app(chosen, services)
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    http: Any = DataPlaneProtocol if chosen.http == "direct" else "auto"
+    http: Any = DataPlaneProtocol if chosen.http == "direct" else JsonProtocol
     config = uvicorn.Config(app, http=http, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     serving = asyncio.ensure_future(server._serve([listener]))

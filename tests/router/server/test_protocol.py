@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,14 +109,31 @@ async def test_connection_serves_one_request_after_another(tmp_path: Path, direc
     [
         (post(b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), "transfer-encoding: chunked"), 200),
         (post(BODY, "expect: 100-continue"), 200),
-        (post(BODY, "content-encoding: gzip"), 415),
+        (post(gzip.compress(BODY), "content-encoding: gzip"), 200),
+        (post(BODY, "content-encoding: gzip"), 400),
+        (post(BODY, "content-encoding: x"), 415),
+        (post(BODY, "origin: http://localhost:3000"), 200),
+        (post(BODY, "origin: http://a.example"), 403),
         (post(BODY, "upgrade: h2c", "connection: upgrade"), 400),
         (post(path="/v1/chat/completions?x=1"), 200),
         (post(path="/v1/nothing"), 404),
         (b"GET /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n", 405),
         (post(b"x" * 5000), 413),
     ],
-    ids=["chunked", "expect", "gzip", "upgrade", "query", "unknown", "get", "too-large"],
+    ids=[
+        "chunked",
+        "expect",
+        "gzip",
+        "damaged",
+        "packed",
+        "page",
+        "foreign",
+        "upgrade",
+        "query",
+        "unknown",
+        "get",
+        "too-large",
+    ],
 )
 async def test_unusual_requests_are_left_to_asgi(
     tmp_path: Path, direct: list[int], request_bytes: bytes, status: int
@@ -130,6 +148,17 @@ async def test_unusual_requests_are_left_to_asgi(
         if status != 200:
             assert set(json.loads(answer[2])["error"]) == {"message", "type", "param", "code"}
     assert direct == []
+
+
+async def test_what_is_no_http_is_refused_in_json(tmp_path: Path) -> None:
+    """Garbage gets the error object too, and the connection is closed."""
+    async with running(tmp_path) as (router, _), wired(router) as wire:
+        await wire.send(b"GARBAGE\r\n\r\n")
+        status, headers, body = await wire.answer()
+        assert (status, headers["content-type"]) == (400, "application/json")
+        assert json.loads(body)["error"]["code"] == "invalid_request"
+        assert headers["x-request-id"].startswith("req_")
+        assert await wire.reader.read() == b""
 
 
 async def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
