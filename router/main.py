@@ -99,15 +99,12 @@ async def open_services(
         state = RedisStore(settings.redis_url, settings.redis_budget_ms / 1000)
         stack.push_async_callback(state.close)
         outbox = Outbox(asyncio.get_running_loop())
-        pulse = Pulse(asyncio.get_running_loop(), settings.ping_seconds)
-        stack.callback(pulse.close)
         transport = _transport(settings.transport, outbox)
         stack.push_async_callback(transport.close)
         metrics = CollectorRegistry()
         counting = _counting(stack, metrics, seat)
         health = HealthBoard()
-        at_home = (urlsplit(settings.redis_url).hostname or "") in _HOME
-        cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes, at_home=at_home)
+        cache = ExactCache(state, settings.cache_ttl, settings.cache_max_bytes, at_home=_at_home(settings))
         stack.push_async_callback(cache.drain)
         limiter = Limiter(seat.share if seat is not None else lambda limit: limit, shared=True)
         gateway = Gateway(
@@ -138,9 +135,11 @@ async def open_services(
             roster=roster,
             body_limit=settings.body_limit,
             outbox=outbox,
-            pulse=pulse,
-            responses=ResponseStore(state, MemoryStore(_OWN_RESPONSES), settings.responses_ttl, at_home=at_home),
-            desk=_desk(settings, stack, state, at_home=at_home),
+            pulse=_pulse(settings, stack),
+            responses=ResponseStore(
+                state, MemoryStore(_OWN_RESPONSES), settings.responses_ttl, at_home=_at_home(settings)
+            ),
+            desk=_desk(settings, stack, state),
             access=access,
         )
 
@@ -184,10 +183,21 @@ def _dispatcher(
     )
 
 
-def _desk(settings: RouterSettings, stack: AsyncExitStack, state: RedisStore, *, at_home: bool) -> DeliveryDesk | None:
+def _at_home(settings: RouterSettings) -> bool:
+    """Return whether Redis is on this machine."""
+    return (urlsplit(settings.redis_url).hostname or "") in _HOME
+
+
+def _pulse(settings: RouterSettings, stack: AsyncExitStack) -> Pulse:
+    pulse = Pulse(asyncio.get_running_loop(), settings.ping_seconds)
+    stack.callback(pulse.close)
+    return pulse
+
+
+def _desk(settings: RouterSettings, stack: AsyncExitStack, state: RedisStore) -> DeliveryDesk | None:
     if settings.idempotency_ttl <= 0:
         return None
-    archive = Archive(state, MemoryStore(), settings.idempotency_ttl, at_home=at_home)
+    archive = Archive(state, MemoryStore(), settings.idempotency_ttl, at_home=_at_home(settings))
     desk = DeliveryDesk(archive, settings.resume_seconds, settings.deadline, settings.replay_max_bytes)
     stack.push_async_callback(desk.close)
     return desk
