@@ -79,7 +79,9 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         StartError: The address is taken or is none of this machine's.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    # With its protocol told: asyncio sets TCP_NODELAY only on connections that are said to be TCP's.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -27,7 +27,7 @@ def _with_query(parse: _Parse, query: str) -> _Parse:
 
 
 def _resource(parse: _Parse) -> Resource:
-    return Resource(Front(parse, error, error_event, PING))
+    return Resource(Front(parse, error, error_event, PING, (b"request-id",)))
 
 
 MESSAGES = _resource(parse_messages)

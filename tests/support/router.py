@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from router.__main__ import listen
 from router.api.deps import Services
 from router.main import create_app, open_services
 from router.registry.manifest import parse_manifest
@@ -80,7 +80,7 @@ async def live_router(tmp_path: Path, manifest: str | None = None, **settings: A
 
     chosen = RouterSettings(**given)
     app = create_app(chosen, services)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     http: Any = DataPlaneProtocol if chosen.http == "direct" else JsonProtocol
     config = uvicorn.Config(app, http=http, log_config=None, access_log=False, timeout_graceful_shutdown=5)
