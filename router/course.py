@@ -159,6 +159,8 @@ class Course:
         A backend that was silent, or that asks for a long rest, is no better the next moment.
         """
         wait = error.retry_after
+        if isinstance(error, _Unspoken):
+            return
         if isinstance(error, UpstreamUnavailable):
             wait = _PAUSE if wait is None else wait
         elif not isinstance(error, (UpstreamRateLimited, UpstreamOverloaded)):
@@ -201,7 +203,7 @@ class Course:
                 request = bridge.request
             else:
                 self._left -= 1
-                raise UpstreamUnavailable(f"The backend does not speak the endpoint {request.endpoint!r}.")
+                raise _Unspoken(f"The backend does not speak the endpoint {request.endpoint!r}.")
         attempt = await self._begin(adapter, candidate, request)
         story = Story(request) if request.stream and self._resumable(request, candidate) else None
         return Begun(attempt, bridge, story)
@@ -216,7 +218,7 @@ class Course:
         adapter = self._desk.adapters.get(dialect)
         if adapter is None:
             self._left -= 1
-            raise UpstreamUnavailable(f"No adapter speaks the dialect {dialect!r}.")
+            raise _Unspoken(f"No adapter speaks the dialect {dialect!r}.")
         return adapter
 
     async def _begin(self, adapter: BackendAdapter, candidate: Candidate, request: InferenceRequest) -> LiveAttempt:
@@ -302,6 +304,10 @@ class Course:
                 await attempt.close()
             candidate, prefill = self._next() or await self._second_try(), True
         raise self._failures[-1]
+
+
+class _Unspoken(UpstreamUnavailable):
+    """The router cannot tell this backend the request, now or later."""
 
 
 class PassedOver(ServiceError):

@@ -297,7 +297,11 @@ class Gateway:
         )
         if decision.ranking:
             return decision
-        raise no_candidate(decision)
+        error = no_candidate(decision)
+        if error.retry_after is None:
+            resting = [refused.deployment for refused in decision.rejections if refused.filter == "health"]
+            error.retry_after = self._health.back_in(resting)
+        raise error
 
     def failed(self, meter: Meter, error: ServiceError) -> None:
         """Note an error that cuts an answer off, and clean it for the client."""

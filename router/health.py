@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heappop, heappush
 from types import MappingProxyType
 
@@ -272,6 +272,12 @@ class HealthBoard:
         slow = self.slow_ms(deployment)
         if slow is None or waited_ms >= slow:
             self._record(deployment.id).wait(waited_ms)
+
+    def back_in(self, deployments: Iterable[str]) -> float | None:
+        """Return the seconds until the first of some deployments may be tried again; None where none rests."""
+        records = [record for name in deployments if (record := self._records.get(name)) is not None]
+        ends = [record.open_until for record in records if record.open_until is not None]
+        return max(0.0, min(ends) - self._clock()) if ends else None
 
     def spare(self, deployment: Deployment) -> bool:
         """Return whether a deployment is well and has not just said that it is full, as far as is known."""

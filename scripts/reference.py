@@ -60,6 +60,11 @@ failure.
 """
 # Errors whose status or text is not the class's own.
 TELLING = {
+    "UpstreamUnavailable": (
+        "502; a backend's own 503 or 529 is kept",
+        "server_error",
+        "upstream_unavailable",
+    ),
     "UpstreamRejected": ("theirs", "theirs", "theirs"),
     "StreamInterrupted": ("in the stream", "server_error", "stream_interrupted"),
     "AllCandidatesFailed": ("of the most telling attempt", "of that attempt", "all_candidates_failed"),

@@ -369,7 +369,9 @@ class AllCandidatesFailed(UpstreamError):
     def __init__(self, failures: list[ServiceError]) -> None:
         telling = max(failures, key=_telling)
         tries = "1 attempt" if len(failures) == 1 else f"{len(failures)} attempts"
-        super().__init__(f"No backend could answer ({tries}). {telling.message}", retry_after=telling.retry_after)
+        waits = [failure.retry_after for failure in failures if _telling(failure) == _telling(telling)]
+        soonest = min((wait for wait in waits if wait is not None), default=None)
+        super().__init__(f"No backend could answer ({tries}). {telling.message}", retry_after=soonest)
         self.failures = failures
         self.status = telling.status
         self.type = telling.type

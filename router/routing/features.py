@@ -14,6 +14,9 @@ BYTES_PER_TOKEN = 4
 MOST_BYTES_PER_TOKEN = 16
 """Ordinary text does not get above this, so `bytes / 16` is a safe lower bound."""
 TOKENS_PER_ATTACHMENT = 1000
+_SESSION_FIELDS: dict[str, str] = {"chat": "prompt_cache_key", "responses": "prompt_cache_key", "messages": "metadata"}
+"""Where clients say which requests share a prompt. `user` is not: many applications say the same in all."""
+_NO_SESSION = (b"null", b'""', b"{}")
 _Amount = TypeVar("_Amount", int, Decimal)
 _STRICTNESS: dict[Privacy, int] = {"any": 0, "cluster": 1, "local": 2}
 
@@ -33,9 +36,18 @@ def extract_features(request: InferenceRequest, constraints: Constraints) -> Fea
         privacy=strictest(wishes.privacy, constraints.privacy),
         max_cost_usd=_least(wishes.max_cost_usd, constraints.max_cost_usd),
         first_token_ms=_least(wishes.first_token_ms, constraints.first_token_ms),
-        session=wishes.session,
+        session=wishes.session or _session(request),
         pin=request.pin,
     )
+
+
+def _session(request: InferenceRequest) -> str | None:
+    """Return what the requests of one conversation have in common by their own word, as it is written."""
+    span = request.spans.get(_SESSION_FIELDS.get(request.endpoint, ""))
+    if span is None:
+        return None
+    written = request.body[span[0] : span[1]]
+    return None if written in _NO_SESSION else written.decode("utf-8", "replace")
 
 
 def strictest(a: Privacy, b: Privacy) -> Privacy:

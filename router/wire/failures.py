@@ -26,6 +26,8 @@ __all__ = ["error_event", "failure", "rejected", "retry_after"]
 
 _OUR_ACCOUNT = (401, 402, 403)
 _OUR_ACCOUNT_CODES = ("invalid_api_key", "authentication_error", "insufficient_quota", "permission_error")
+_NO_CAPACITY = (503, 529)
+"""What says that a backend is well but cannot take this now: the caller is told the same."""
 _TOO_LONG = (
     "context length",
     "context window",
@@ -58,8 +60,8 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
     if status == 503 and detail.get("code") == "overloaded":
         return UpstreamOverloaded(words[:500] or "The backend's queue is full.", retry_after=wait)
     unavailable = UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
-    if status == _OVERLOADED:
-        unavailable.status = status  # Anthropic's clients know it
+    if status in _NO_CAPACITY:
+        unavailable.status = status
     return unavailable
 
 
@@ -143,7 +145,7 @@ def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
     if (error := _by_status(status, detail, None)) is not None:
         return error
     unavailable = UpstreamUnavailable(f"The backend reported an error: {redact(message)}")
-    if status == _OVERLOADED:
+    if status in _NO_CAPACITY:
         unavailable.status = status
     return unavailable
 

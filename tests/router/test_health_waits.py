@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.health import HealthBoard
-from shared.errors import UpstreamOverloaded, UpstreamUnavailable
+from shared.errors import UpstreamOverloaded, UpstreamRateLimited, UpstreamUnavailable
 from tests.support.nouns import make_deployment
 
 
@@ -58,3 +58,17 @@ def test_spare_is_who_is_well_and_not_full() -> None:
     assert not board.spare(place)
     board.succeed(place, None)
     assert board.spare(place)
+
+
+def test_back_in_is_the_soonest_of_those_that_rest() -> None:
+    """Nothing where nobody rests, and never a time that has passed."""
+    now = [0.0]
+    board = HealthBoard(lambda: now[0])
+    first, second = make_deployment("m@a"), make_deployment("m@b")
+    assert board.back_in([first.id, second.id]) is None
+    board.fail(first, UpstreamRateLimited("wait", retry_after=30))
+    board.fail(second, UpstreamRateLimited("wait", retry_after=20))
+    assert board.back_in([first.id, second.id]) == 20
+    assert board.back_in([first.id, "m@unknown"]) == 30
+    now[0] = 25.0
+    assert board.back_in([first.id, second.id]) == 0

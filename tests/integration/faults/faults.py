@@ -74,7 +74,7 @@ _ANSWER = Fate("answer", "same", 1)
 _GONE = Fate("502 upstream_unavailable", lasts="at once, and once more after 50 ms")
 _CUT = Fate("cut", "joined", 1)
 _SAID = Fate("said", "same", 1)
-_ONE_TRY = Fate("502 upstream_unavailable", tries=1)
+_ONE_TRY = Fate("503 upstream_unavailable", tries=1)
 
 
 def _late(limit: str) -> Fate:
@@ -212,6 +212,8 @@ _ENVOY = "upstream connect error or disconnect/reset before headers. reset reaso
 _UNAUTHORIZED = Fate("502 upstream_unauthorized", tries=1)
 _LIMITED = Fate("429 upstream_rate_limited", tries=1)
 _PATIENT = Fate("429 upstream_rate_limited", tries=2, lasts="as long as `Retry-After` says, twice")
+_FULL = Fate("503 upstream_unavailable", lasts="at once, and once more after 50 ms")
+_BUSY = Fate("529 upstream_unavailable", lasts="at once, and once more after 50 ms")
 _TOO_LONG = Fate("400 context_length_exceeded", tries=1)
 _STATUSES = {
     "400": _both("answers 400", status(400), _told("400 None")),
@@ -227,11 +229,11 @@ _STATUSES = {
     "429_long": _both("answers 429, `Retry-After: 60`", status(429, "retry-after: 60\r\n"), _LIMITED),
     "500": _both("answers 500", status(500), _GONE),
     "502": _both("answers 502 with HTML", status(502, text=_HTML.decode()), _GONE),
-    "503": _both("answers 503", status(503), _GONE),
-    "503_envoy": _both("answers 503 as Envoy does, in words", status(503, text=_ENVOY), _GONE),
+    "503": _both("answers 503", status(503), _FULL),
+    "503_envoy": _both("answers 503 as Envoy does, in words", status(503, text=_ENVOY), _FULL),
     "503_long": _both("answers 503, `Retry-After: 60`", status(503, "retry-after: 60\r\n"), _ONE_TRY),
     "504": _both("answers 504", status(504), _GONE),
-    "529": _both("answers 529 (overloaded)", status(529), _GONE),
+    "529": _both("answers 529 (overloaded)", status(529), _BUSY),
     "204": _both("answers 204", written(b"HTTP/1.1 204 No Content\r\n\r\n", then_cut=False), _GONE),
     "599": _both("answers 599", status(599, text="?"), _GONE),
 }  # fmt: skip

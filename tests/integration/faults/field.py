@@ -30,6 +30,8 @@ _MATRIX = "tests/integration/faults/test_matrix.py::"
 _RESUME = "tests/router/test_resume.py::"
 _HEALTH = "tests/router/test_health.py::"
 _DISPATCH = "tests/router/test_dispatch.py::"
+_RULES = "tests/integration/test_failure_rules.py::"
+_BREAKER = "tests/integration/test_breaker.py::"
 
 FIELD: tuple[FieldFault, ...] = (
     FieldFault(
@@ -63,17 +65,30 @@ FIELD: tuple[FieldFault, ...] = (
             f"{_HEALTH}test_breaker_never_opens_on_the_callers_errors",
             f"{_HEALTH}test_breaker_does_not_stick_when_the_probes_client_leaves",
             f"{_HEALTH}test_breaker_lets_one_probe_through_after_its_cooldown",
+            f"{_BREAKER}test_callers_mistakes_never_open_it",
+            f"{_BREAKER}test_outage_costs_one_probe_an_interval",
+            f"{_BREAKER}test_one_good_probe_closes_it",
         ),
     ),
     FieldFault(
         "Retries multiply",
         "Twelve attempts, or eighty thousand round a cycle of fallbacks.",
-        (f"{_MATRIX}test_attempts_are_bounded", f"{_DISPATCH}test_dispatch_keeps_its_invariants"),
+        (
+            f"{_MATRIX}test_attempts_are_bounded",
+            f"{_DISPATCH}test_dispatch_keeps_its_invariants",
+            f"{_RULES}test_attempts_are_one_budget_for_everything",
+            f"{_RULES}test_fallbacks_in_a_circle_are_refused",
+        ),
     ),
     FieldFault(
         "A backend is silent",
         "The request hangs for minutes.",
-        (f"{_MATRIX}test_fault_alone", f"{_DISPATCH}test_dispatch_gives_up_on_silence_and_moves_on"),
+        (
+            f"{_MATRIX}test_fault_alone",
+            f"{_DISPATCH}test_dispatch_gives_up_on_silence_and_moves_on",
+            f"{_RULES}test_each_timeout_fires_alone",
+            f"{_RULES}test_connect_timeout_fires_alone_and_the_next_answers",
+        ),
     ),
     FieldFault(
         "Nobody has room, and the status says something else",
@@ -82,6 +97,7 @@ FIELD: tuple[FieldFault, ...] = (
             f"{_MATRIX}test_fault_alone",
             "tests/router/test_dispatch_limits.py::test_request_without_any_room_is_told_when_to_come_again",
             "tests/router/test_dispatch_limits.py::test_failures_before_the_limit_tell_more",
+            f"{_BREAKER}test_no_capacity_is_told_as_what_it_is",
         ),
     ),
 )

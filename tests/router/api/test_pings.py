@@ -142,6 +142,6 @@ async def test_stream_without_silence_has_no_ping(tmp_path: Path, http: str) -> 
 
     async with scripted_upstream(script) as upstream:
         async with live_router(tmp_path, manifest_for(upstream.url), http=http, ping_seconds=0) as router:
-            assert (await router.chat(stream=True)).status_code == 502
+            assert (await router.chat(stream=True)).status_code == 503
             upstream.script = say("quick")
             assert "ping" not in (await router.chat(stream=True)).text

@@ -46,6 +46,17 @@ def test_features_take_what_the_request_says() -> None:
     assert (features.max_tokens, features.choices, features.stream, features.session) == (9, 3, True, "s")
 
 
+def test_features_take_the_session_from_where_clients_say_it() -> None:
+    """The key of the prompt cache says which requests belong together; a wish says more, `user` and null nothing."""
+    for fields, session in (
+        ({"prompt_cache_key": "conversation-1"}, '"conversation-1"'),
+        ({"prompt_cache_key": "conversation-1", "router": {"session": "s"}}, "s"),
+        ({"prompt_cache_key": None}, None),
+        ({"user": "everybody"}, None),
+    ):
+        assert extract_features(chat_request(**fields), Constraints()).session == session
+
+
 def test_features_count_attachments_by_number() -> None:
     """An image costs about a thousand tokens, and nothing for certain."""
     image = {"type": "image_url", "image_url": {"url": "data:" + "A" * 100_000}}
