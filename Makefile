@@ -44,6 +44,11 @@ k3s-down: ## Remove what k3s-up made (not built yet)
 test: setup ## Run all tests with coverage, in parallel
 	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report term $(PYTEST_ARGS)
 
+.PHONY: test-clients
+test-clients: setup ## Drive the router with real client libraries; installs them into .clients/
+	@$(PYTHON) -m scripts.clients
+	@TEST_CLIENTS=1 $(PYTHON) -m pytest -q tests/clients $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup ## Run ruff, mypy (strict), black (check mode) and import-linter
 	@$(PYTHON) -m ruff check .
@@ -79,5 +84,5 @@ bench-peers: setup ## Measure it against vllm-router and LiteLLM too; installs t
 	@exec $(PYTHON) -m scripts.bench --peers $(BENCH_ARGS)
 
 .PHONY: clean
-clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers and .env
+clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients and .env
 	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .bench/bin .bench/run-*

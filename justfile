@@ -29,6 +29,10 @@ k3s-down:
 test:
     @make test
 
+# Drive the router with real client libraries; installs them into .clients/
+test-clients:
+    @make test-clients
+
 # Run ruff, mypy (strict), black (check mode) and import-linter
 lint:
     @make lint
@@ -57,6 +61,6 @@ bench:
 bench-peers:
     @exec make bench-peers
 
-# Remove caches and build outputs; keeps .venv, data/, .bench/peers and .env
+# Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients and .env
 clean:
     @make clean

@@ -25,7 +25,9 @@ def _requirements() -> list[str]:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = [entry for extra in config["project"]["optional-dependencies"].values() for entry in extra]
     declared = [*config["build-system"]["requires"], *config["project"]["dependencies"], *extras]
-    return declared + _from_file("requirements-dev.txt") + _from_file("scripts/requirements-no-deps.txt")
+    clients = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("tests/clients/requirements/*.txt"))
+    named = ("requirements-dev.txt", "scripts/requirements-no-deps.txt", *clients)
+    return declared + [line for name in named for line in _from_file(name)]
 
 
 @pytest.mark.parametrize("line", _requirements())

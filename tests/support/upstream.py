@@ -68,6 +68,10 @@ class ScriptedReply:
         text = data if isinstance(data, str) else json.dumps(data)
         await self.send(f"data: {text}\n\n".encode())
 
+    async def named_event(self, name: str, data: Any) -> None:
+        """Write one event of a stream with its `event:` line."""
+        await self.send(f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode())
+
     async def end_stream(self) -> None:
         """End a stream properly."""
         await self.raw(b"0\r\n\r\n")
@@ -86,6 +90,7 @@ class ScriptedUpstream:
     def __init__(self, port: int) -> None:
         self.port = port
         self.requests: list[SeenRequest] = []
+        self.connections = 0
         self.script: Script = say("Hello from the script.")
 
     @property
@@ -95,6 +100,7 @@ class ScriptedUpstream:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
+        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 request = await _read_request(reader)
