@@ -20,6 +20,11 @@ ROUTES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "m", "input": "Hi"},
     "/v1/messages": {"model": "m", "messages": HELLO, "max_tokens": 5},
 }
+WHOLE: dict[str, dict[str, Any]] = {
+    **ROUTES,
+    "/v1/completions": {"model": "m", "prompt": "Hi"},
+    "/v1/embeddings": {"model": "m", "input": "Hi"},
+}
 NATIVE: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "native", "input": "hang"},
     "/v1/messages": {"model": "claude", "messages": [{"role": "user", "content": "hang"}], "max_tokens": 5},
@@ -69,12 +74,12 @@ async def test_stream_is_closed_upstream(tmp_path: Path, route: str, moment: str
         assert len(there.seen) == 1
 
 
-@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("route", WHOLE)
 async def test_whole_answer_is_closed_upstream(tmp_path: Path, route: str) -> None:
     """Nobody finishes an answer that nobody waits for, streamed or not."""
     stage = Stage("before headers")
     async with world(tmp_path, stage) as there:
-        writer = await opened(there.router, route, ROUTES[route])
+        writer = await opened(there.router, route, WHOLE[route])
         await stage.reached.wait()
         writer.close()
         await asyncio.wait_for(there.seen[0].closed_early.wait(), 10)

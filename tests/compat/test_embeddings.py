@@ -13,11 +13,9 @@ from openai.types import Completion, Model
 from tests.support.actor.mind import TEXT
 from tests.support.sdk import acted, whole, world
 
-LATER = pytest.mark.xfail(strict=False, reason="embeddings and completions are not there yet")
 VECTOR = [0.25, -1.5, 3.0]
 
 
-@LATER
 async def test_embeddings_are_base64_unless_asked_otherwise(tmp_path: Path) -> None:
     """The SDK asks for base64 by itself and decodes it; floats are floats."""
     async with acted(tmp_path) as there:
@@ -30,7 +28,6 @@ async def test_embeddings_are_base64_unless_asked_otherwise(tmp_path: Path) -> N
         assert packed._request_id.startswith("req_")  # type: ignore[union-attr]
 
 
-@LATER
 async def test_embedding_inputs_are_exact(tmp_path: Path) -> None:
     """Texts, token ids and lists of both reach the upstream as they are, dimensions and unknown fields too."""
     inputs: list[Any] = ["Grüße 🌍", ["a", "b"], [1, 2, 99999], [[1, 2], [3]]]
@@ -43,7 +40,6 @@ async def test_embedding_inputs_are_exact(tmp_path: Path) -> None:
             assert there.seen[-1].path == "/v1/embeddings"
 
 
-@LATER
 async def test_embeddings_keep_their_order(tmp_path: Path) -> None:
     """A hundred inputs give a hundred vectors, in order."""
     async with acted(tmp_path) as there:
@@ -52,7 +48,6 @@ async def test_embeddings_keep_their_order(tmp_path: Path) -> None:
         assert [item.embedding[0] for item in answer.data] == [float(number) for number in range(100)]
 
 
-@LATER
 async def test_unknown_fields_of_embeddings_survive(tmp_path: Path) -> None:
     """The answer's bytes are the upstream's."""
     body = {"object": "list", "data": [], "model": "x", "usage": {"prompt_tokens": 1, "total_tokens": 1, "cost": 1e-9}}
@@ -61,7 +56,6 @@ async def test_unknown_fields_of_embeddings_survive(tmp_path: Path) -> None:
         assert answer.content == json.dumps(body).encode()
 
 
-@LATER
 async def test_legacy_completions_answer(tmp_path: Path) -> None:
     """A whole answer, whatever kind of prompt it had, with all parameters passed on."""
     async with acted(tmp_path) as there:
@@ -75,7 +69,6 @@ async def test_legacy_completions_answer(tmp_path: Path) -> None:
             assert there.seen[-1].path == "/v1/completions"
 
 
-@LATER
 async def test_legacy_completions_stream(tmp_path: Path) -> None:
     """Text, one end, and usage only where it is asked for, in a chunk without choices."""
     async with acted(tmp_path) as there:

@@ -16,6 +16,8 @@ from tests.support.upstream import ScriptedReply, SeenRequest, completion, fail
 CHAT = {"model": "m", "messages": HELLO}
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": CHAT,
+    "/v1/completions": {"model": "m", "prompt": "Hi"},
+    "/v1/embeddings": {"model": "m", "input": "Hi"},
     "/v1/responses": {"model": "m", "input": "Hi"},
 }
 SECRET = "sk-upstream-canary-0123456789abcdefghij"
