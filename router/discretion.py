@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
 from router.interfaces import Secrets
 from router.types import Backend
-from shared.errors import ServiceError
+from shared.errors import ServiceError, UpstreamRejected
 from shared.logs import redact
 
 __all__ = ["Discretion"]
@@ -35,6 +36,10 @@ class Discretion:
         error.type = _cleaned(error.type, hidden)
         error.code = None if error.code is None else _cleaned(error.code, hidden)
         error.param = None if error.param is None else _cleaned(error.param, hidden)
+        error.extra_headers = {name: _cleaned(value, hidden) for name, value in error.extra_headers.items()}
+        if isinstance(error, UpstreamRejected):
+            # A front may tell more of the backend's error object than its words.
+            error.error = _cleaned_within(error.error, hidden)
 
     def _hidden(self) -> list[tuple[str, str]]:
         """Return what must not be told and what is told instead, the longest first."""
@@ -53,3 +58,14 @@ def _cleaned(text: str, hidden: list[tuple[str, str]]) -> str:
     for secret, instead in hidden:
         text = text.replace(secret, instead)
     return redact(text)
+
+
+def _cleaned_within(value: Any, hidden: list[tuple[str, str]]) -> Any:
+    """Return a JSON value with every text in it cleaned, the names of its fields too."""
+    if isinstance(value, str):
+        return _cleaned(value, hidden)
+    if isinstance(value, list):
+        return [_cleaned_within(item, hidden) for item in value]
+    if isinstance(value, dict):
+        return {_cleaned(name, hidden): _cleaned_within(item, hidden) for name, item in value.items()}
+    return value

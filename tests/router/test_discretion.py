@@ -50,3 +50,27 @@ async def test_error_in_mid_stream_is_told_without_key_and_address(
             answer = await router.chat(stream=True)
     assert KEY not in answer.text
     assert "bad [redacted]" in answer.text
+
+
+async def test_details_and_headers_of_an_error_are_told_without_key_and_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Anthropic's clients get besides a message, and the backend's headers, are cleaned like its words."""
+    monkeypatch.setenv("CANARY_KEY", KEY)
+    async with scripted_upstream() as upstream:
+        details = {"seen": [f"x-api-key: {KEY}", {KEY: f"{upstream.url}/messages"}], "count": 3}
+        said = {"type": "invalid_request_error", "message": "no", "details": details}
+        headers = {"x-ratelimit-key": KEY, "x-ratelimit-place": upstream.url, "x-ratelimit-limit-requests": "7"}
+        upstream.script = fail(400, {"type": "error", "error": said}, headers)
+        manifest = manifest_for(upstream.url, api_key_env="CANARY_KEY").replace("dialect: openai", "dialect: anthropic")
+        body = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}]}
+        async with live_router(tmp_path, manifest) as router:
+            answer = await router.client.post("/v1/messages", json=body)
+    told = answer.text + str(answer.headers)
+    assert KEY not in told
+    assert str(upstream.port) not in told
+    assert answer.json()["error"]["details"] == {
+        "seen": ["x-api-key: [redacted]", {"[redacted]": "[b0]/messages"}],
+        "count": 3,
+    }
+    assert answer.headers["x-ratelimit-limit-requests"] == "7"
