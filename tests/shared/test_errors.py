@@ -48,6 +48,7 @@ TABLE = {
     "Forbidden": Row(403, INVALID, "model_not_allowed"),
     "NotFound": Row(404, INVALID, "not_found"),
     "ModelNotFound": Row(404, INVALID, "model_not_found"),
+    "PreviousResponseNotFound": Row(400, INVALID, "previous_response_not_found"),
     "MethodNotAllowed": Row(405, INVALID, "method_not_allowed"),
     "IdempotencyConflict": Row(409, "idempotency_error", "idempotency_in_progress"),
     "IdempotencyKeyReused": Row(409, "idempotency_error", "idempotency_key_reused"),
