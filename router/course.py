@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from msgspec import structs
+
 from router.attempt import AttemptLimits, DeadlinePassed, LiveAttempt
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Bridge, Bridges
@@ -200,7 +202,7 @@ class Course:
                 adapter = stand_in
             elif make is not None:
                 bridge = make(request)
-                request = bridge.request
+                request = structs.replace(bridge.request, carried=True)
             else:
                 self._left -= 1
                 raise _Unspoken(f"The backend does not speak the endpoint {request.endpoint!r}.")

@@ -266,6 +266,8 @@ class InferenceRequest(Struct, frozen=True):
     """What was dropped or altered on the way to this form of the request, each as `FIELD WHAT`: `seed dropped`."""
     pin: str | None = None
     """The id of the only deployment that may answer: it holds what the request refers to."""
+    carried: bool = False
+    """Whether the router put it into the words of chat, so that a backend's own spelling may be chosen."""
     longest_text_bytes: int | None = None
     """Length of the longest prompt where there may be several, each with a context of its own."""
 

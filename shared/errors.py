@@ -8,6 +8,7 @@
     │   ├── NotCarried            400  not_carried               next candidate
     │   ├── Unauthenticated       401  invalid_api_key
     │   ├── Forbidden             403  model_not_allowed
+    │   ├── PreviousResponseNotFound 400  previous_response_not_found
     │   ├── NotFound              404  not_found
     │   │   └── ModelNotFound     404  model_not_found
     │   ├── MethodNotAllowed      405  method_not_allowed

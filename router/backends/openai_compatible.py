@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,20 +16,40 @@ from router.wire.decoders import EventStream, Translation, WholeBody
 from router.wire.embeddings import parse_embedding_list
 from router.wire.openai import ChatStream, parse_completion
 from router.wire.responses.native import NativeStream, native_parts, parse_native
+from router.wire.strict import with_limit_as, without_foreign_state
 
 __all__ = ["OpenAICompatibleAdapter"]
 
 _RUNNING = b"continuous_usage_stats"
 _ANTHROPIC = Manner(forwarded=("anthropic-version", "anthropic-beta"))
+_OPENAI = re.compile(r"https?://(api\.openai\.com|[\w.-]+\.openai\.azure\.com)([:/]|$)")
+"""OpenAI's own addresses, whose reasoning models know one name of the limit only."""
+_STRICT = re.compile(
+    _OPENAI.pattern + r"|https?://api\.(groq\.com|mistral\.ai|cerebras\.ai|x\.ai|deepseek\.com|perplexity\.ai)([:/]|$)"
+)
+"""Addresses of backends that are known to refuse what they do not know in a conversation's turns."""
 _Sent = tuple[Parts, Sequence[str]]
 
 
-def _forwarded(request: InferenceRequest, model: str) -> _Sent:
-    return forwarded_parts(request, model), request.changes
+def _forwarded(request: InferenceRequest, deployment: Deployment) -> _Sent:
+    return forwarded_parts(request, deployment.upstream_model), request.changes
 
 
-def _responses(request: InferenceRequest, model: str) -> _Sent:
-    return native_parts(request, model), request.changes
+def _chat(request: InferenceRequest, deployment: Deployment) -> _Sent:
+    base_url = deployment.backend.base_url
+    if request.carried:
+        request = with_limit_as(request, "max_completion_tokens" if _OPENAI.match(base_url) else "max_tokens")
+    if _STRICT.match(base_url):
+        request = without_foreign_state(request)
+    return _forwarded(request, deployment)
+
+
+def _messages(request: InferenceRequest, deployment: Deployment) -> _Sent:
+    return messages.forwarded_parts(request, deployment.upstream_model)
+
+
+def _responses(request: InferenceRequest, deployment: Deployment) -> _Sent:
+    return native_parts(request, deployment.upstream_model), request.changes
 
 
 def _chat_events(request: InferenceRequest, reply_model: str | None) -> Translation:
@@ -54,13 +75,13 @@ class _Speech(NamedTuple):
     path: str
     whole: Callable[[bytes, str | None], Completion]
     events: Callable[[InferenceRequest, str | None], Translation] | None = None
-    sent: Callable[[InferenceRequest, str], _Sent] = _forwarded
+    sent: Callable[[InferenceRequest, Deployment], _Sent] = _forwarded
     declared: bool = False
     manner: Manner = OPENAI
 
 
 _SPOKEN: Mapping[Endpoint, _Speech] = {
-    "chat": _Speech("/chat/completions", parse_completion, _chat_events),
+    "chat": _Speech("/chat/completions", parse_completion, _chat_events, _chat),
     "completions": _Speech("/completions", parse_text_completion, _completion_events),
     "embeddings": _Speech("/embeddings", parse_embedding_list),
     "responses": _Speech("/responses", parse_native, lambda _, name: NativeStream(name), _responses, declared=True),
@@ -68,7 +89,7 @@ _SPOKEN: Mapping[Endpoint, _Speech] = {
         "/messages",
         messages.parse_message,
         lambda _, name: messages.MessagesStream(name),
-        messages.forwarded_parts,
+        _messages,
         declared=True,
         manner=_ANTHROPIC,
     ),
@@ -76,7 +97,7 @@ _SPOKEN: Mapping[Endpoint, _Speech] = {
         "/messages/count_tokens",
         lambda body, _: messages.parse_count(body),
         None,
-        messages.forwarded_parts,
+        _messages,
         declared=True,
         manner=_ANTHROPIC,
     ),
@@ -105,7 +126,7 @@ class OpenAICompatibleAdapter:
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
         speech = _SPOKEN[request.endpoint]
-        body, changes = speech.sent(request, deployment.upstream_model)
+        body, changes = speech.sent(request, deployment)
         exchange = await self._upstream.post(deployment, speech.path, body, request, until, speech.manner)
         decoder: Decoder
         if request.stream and speech.events is not None:

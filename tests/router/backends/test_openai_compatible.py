@@ -138,3 +138,13 @@ async def test_stream_passes_comments_and_unknown_fields_on(tmp_path: Path) -> N
     async with scripted_upstream(script) as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
         told = raw.replace(b"\r\n", b"\n").replace(b"data:{", b"data: {") + end
         assert (await router.chat(stream=True)).content == told
+
+
+async def test_carried_request_names_its_limit_as_most_servers_know_it(tmp_path: Path) -> None:
+    """What the router puts into words itself is put into those that nobody refuses."""
+    async with scripted_upstream() as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        asked = {"model": "m", "input": "Hi", "max_output_tokens": 5}
+        assert (await router.client.post("/v1/responses", json=asked)).status_code == 200
+        sent = upstream.requests[0].json
+    assert sent["max_tokens"] == 5
+    assert "max_completion_tokens" not in sent
