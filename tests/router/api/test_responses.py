@@ -174,7 +174,7 @@ async def test_bridged_incomplete_answer(tmp_path: Path) -> None:
         assert answer.status == "incomplete"
         assert answer.incomplete_details is not None
         assert answer.incomplete_details.reason == "max_output_tokens"
-        assert served.seen()["max_completion_tokens"] == 2
+        assert served.seen()["max_tokens"] == 2
 
 
 async def test_errors_are_openais(tmp_path: Path) -> None:
