@@ -212,7 +212,6 @@ async def test_message_errors_are_anthropics(tmp_path: Path, model: str, status:
         assert (error["type"], error["error"]["type"]) == ("error", STATUSES[status])
 
 
-@pytest.mark.xfail(strict=False, reason="Anthropic's routes answer without request-id yet")
 @BOTH
 async def test_message_answers_name_their_request(tmp_path: Path, model: str) -> None:
     """`request-id`, which Anthropic's SDK reads, is ours, on answers, streams and errors."""
