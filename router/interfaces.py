@@ -162,7 +162,7 @@ class Front(NamedTuple):
             case); raises `InvalidRequest` where the body is none.
         error: Returns the status and the JSON body that tell an error.
         error_event: Returns the event that tells an error in a stream, and ends it.
-        ping: An event that says nothing, sent while a backend thinks.
+        ping: An event that says nothing, sent while a backend thinks; empty where a stream may be none of events.
         names: Headers in which, besides `x-request-id`, the request's id is told.
     """
 

@@ -50,12 +50,14 @@ class Manner(NamedTuple):
         fixed: Headers of every request.
         forwarded: Client headers, in lower case, that such a backend may see and that win over `fixed`.
         failure: What a 4xx or 5xx means by its status, body and headers; None: what it means to OpenAI.
+        any_type: Whether a stream may be something else than events.
     """
 
     key_header: str = "authorization"
     fixed: Mapping[str, str] = MappingProxyType(_FIXED)
     forwarded: tuple[str, ...] = ()
     failure: Callable[[int, bytes, Mapping[str, str]], ServiceError] | None = None
+    any_type: bool = False
 
 
 OPENAI = Manner()
@@ -78,9 +80,13 @@ class DecodedReply:
         exchange: The open exchange.
         decoder: Knows the dialect.
         changes: What the request lost on its way to the backend.
+        content_type: That of a stream which is none of events.
     """
 
-    def __init__(self, exchange: Exchange, decoder: Decoder, changes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, exchange: Exchange, decoder: Decoder, changes: Sequence[str] = (), content_type: str | None = None
+    ) -> None:
+        self._content_type = content_type
         self._exchange = exchange
         self._decoder = decoder
         self._changes = changes
@@ -95,6 +101,8 @@ class DecodedReply:
         ]
         if self._changes:
             pairs.append((b"x-router-changes", quote(", ".join(self._changes), safe=_NOTE_SAFE).encode()))
+        if self._content_type is not None:
+            pairs.append((b"content-type", self._content_type.encode("latin-1")))
         return pairs
 
     async def more(self, until: float) -> Sequence[Event]:
@@ -239,7 +247,7 @@ class Upstream:
                 headers[name] = manner.fixed[name]
         exchange = await self._transport.send(line.route, headers, body, backend.timeouts.connect, until)
         if 200 <= exchange.status < 300:
-            if not request.stream or _is_event_stream(exchange.headers.get("content-type", "")):
+            if not request.stream or manner.any_type or _is_event_stream(exchange.headers.get("content-type", "")):
                 return exchange
             await exchange.close()
             raise UpstreamUnavailable("The backend answered a streaming request with something else.")

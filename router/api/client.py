@@ -62,6 +62,10 @@ class Listener(Protocol):
 class Client(Listener, Audience, Protocol):
     """The connection that an answer goes to."""
 
+    def abort(self) -> None:
+        """End the connection in the middle of an answer, so that nobody takes it for whole."""
+        ...
+
 
 async def answer_error(client: Client, error: ServiceError, front: Front) -> None:
     """Send an error as the clients of an endpoint expect it."""
@@ -116,6 +120,9 @@ class AsgiClient:
         """Send the last piece of a stream, and its end."""
         data, self._kept = self._kept + data, b""
         await self._write(data, more=False)
+
+    def abort(self) -> None:
+        """Leave the answer without its end; see `Client.abort`: the server then closes the connection."""
 
     async def _write(self, data: bytes, *, more: bool) -> None:
         self.said = True

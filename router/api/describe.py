@@ -159,6 +159,38 @@ _RESPONSE = _request(
 )
 _CHUNKS = ", or with `stream: true` its chunks as server-sent events."
 
+_PASSED: dict[str, tuple[str, ...]] = {
+    "/audio/speech": ("model", "input"),
+    "/audio/transcriptions": ("model", "file"),
+    "/audio/translations": ("model", "file"),
+    "/images/generations": ("prompt",),
+    "/images/edits": ("image", "prompt"),
+    "/images/variations": ("image",),
+    "/moderations": ("input",),
+    "/rerank": ("model", "query", "documents"),
+}
+"""Routes that pass by model, and what a request must hold."""
+
+
+def _passed(path: str, required: tuple[str, ...]) -> dict[str, Any]:
+    """Return what is said of a route that passes by model."""
+    tag, _, kind = path.lstrip("/").partition("/")
+    told = _post(
+        tag,
+        f"{tag.capitalize()}: {kind}" if kind else tag.capitalize(),
+        "Passed on by model; the answer comes back as it is.",
+        _request(*required),
+        "The backend's answer, in its content type.",
+        streamed=kind in ("transcriptions", "generations", "edits"),
+    )
+    content = told["post"]["requestBody"]["content"]
+    if "file" in required or "image" in required:
+        content["multipart/form-data"] = content["application/json"]
+    if kind == "speech":
+        told["post"]["responses"]["200"]["content"] = {"audio/*": {"schema": {"type": "string", "format": "binary"}}}
+    return told
+
+
 PATHS: dict[str, Any] = {
     "/v1/chat/completions": _post(
         "chat",
@@ -183,6 +215,7 @@ PATHS: dict[str, Any] = {
         _EMBEDDING,
         "A list of embeddings.",
     ),
+    **{f"/v1{path}": _passed(path, required) for path, required in _PASSED.items()},
     "/v1/responses": _post(
         "responses",
         "Create a response",

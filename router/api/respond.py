@@ -28,6 +28,10 @@ _SSE = (
 )
 
 
+class _BrokenOff(Exception):
+    """An answer that is no stream of events ends in the middle: only the end of the connection can tell."""
+
+
 class Watcher(Protocol):
     """Sees an answer on its way to the client."""
 
@@ -68,10 +72,14 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
     try:
         caller = await identify(services, call.headers)
         request = front.parse(call.body, call.id, caller, call.headers)
-        if services.desk is not None and call.headers.get(KEY):
+        # What is no stream of events cannot be numbered, nor resumed in the middle.
+        numbered = not request.stream or bool(front.ping)
+        if services.desk is not None and call.headers.get(KEY) and numbered:
             await _once(services, services.desk, request, call, client, log, resource)
         else:
             await _at_once(services, await _prepared(services, request, resource), call, client, log, resource)
+    except _BrokenOff:
+        client.abort()
     except ServiceError as error:
         log.setdefault("error", error.code)
         if client.begun:
@@ -160,7 +168,9 @@ async def _whole(answer: Answer, client: Listener, log: dict[str, Any], watcher:
 
 
 async def _stream(answer: Answer, client: Listener, log: dict[str, Any], front: Front, watcher: Watcher | None) -> None:
-    client.begin((*_SSE, *answer.meter.head(time.perf_counter())))
+    events = all(name != b"content-type" for name, _ in answer.meter.notes)
+    head = answer.meter.head(time.perf_counter())
+    client.begin((*_SSE, *head) if events else head)
     deliver = client.push if watcher is None else _watched(watcher, client.push)
     try:
         while not answer.meter.complete:
@@ -168,6 +178,9 @@ async def _stream(answer: Answer, client: Listener, log: dict[str, Any], front: 
             if not answer.meter.complete:
                 await client.drain()
     except ServiceError as error:
+        if not events:
+            await _close(answer, log, watcher)
+            raise _BrokenOff from error
         # The status is out; the event tells the client that the answer is not whole.
         answer.last = front.error_event(error)
     else:

@@ -12,6 +12,7 @@ from router.api.completions import COMPLETIONS
 from router.api.deps import services_of
 from router.api.embeddings import EMBEDDINGS
 from router.api.messages import COUNT_TOKENS, COUNT_TOKENS_BETA, MESSAGES, MESSAGES_BETA
+from router.api.passthrough import PASSED
 from router.api.respond import Resource, respond
 from router.api.responses import RESPONSES
 from router.wire.fields import index_fields, insert_field, splice
@@ -30,6 +31,7 @@ RESOURCES: Mapping[str, Resource] = {
     "/v1/responses": RESPONSES,
     "/v1/completions": COMPLETIONS,
     "/v1/embeddings": EMBEDDINGS,
+    **PASSED,
 }
 """Path, with a query where that makes a difference, to resource."""
 

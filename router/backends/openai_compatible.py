@@ -12,9 +12,11 @@ from router.upstream import OPENAI, DecodedReply, Manner, Upstream
 from router.wire.anthropic import native as messages
 from router.wire.chat import forwarded_parts
 from router.wire.completions import CompletionStream, parse_text_completion
-from router.wire.decoders import EventStream, Translation, WholeBody
+from router.wire.decoders import EventStream, Translation, WholeBody, WholeStream
 from router.wire.embeddings import parse_embedding_list
+from router.wire.forms import is_form
 from router.wire.openai import ChatStream, parse_completion
+from router.wire.passthrough import PassedBytes, PassedEvents, passed_answer, passed_parts
 from router.wire.responses.native import NativeStream, native_parts, parse_native
 from router.wire.strict import with_limit_as, without_foreign_state
 
@@ -28,6 +30,8 @@ _STRICT = re.compile(
     _OPENAI.pattern + r"|https?://api\.(groq\.com|mistral\.ai|cerebras\.ai|x\.ai|deepseek\.com|perplexity\.ai)([:/]|$)"
 )
 """Addresses of backends that are known to refuse what they do not know in a conversation's turns."""
+_PASSED = Manner(forwarded=("accept",), any_type=True)
+_FORM = Manner(forwarded=("accept", "content-type"), any_type=True)
 _Sent = tuple[Parts, Sequence[str]]
 
 
@@ -61,7 +65,7 @@ def _completion_events(request: InferenceRequest, reply_model: str | None) -> Tr
 
 
 class _Speech(NamedTuple):
-    """How one endpoint is spoken.
+    """How one endpoint is spoken that has a shape of its own.
 
     Attributes:
         path: Behind the backend's base URL.
@@ -118,14 +122,16 @@ class OpenAICompatibleAdapter:
         """Return whether an endpoint is the backend's own: those that not all have, it or its model must declare."""
         speech = _SPOKEN.get(endpoint)
         if speech is None or not speech.declared:
-            return speech is not None
+            return True
         return endpoint in candidate.model.capabilities or endpoint in candidate.deployment.backend.endpoints
 
     async def send(
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
-        speech = _SPOKEN[request.endpoint]
+        speech = _SPOKEN.get(request.endpoint)
+        if speech is None:
+            return await self._pass(request, deployment, reply_model, until)
         body, changes = speech.sent(request, deployment)
         exchange = await self._upstream.post(deployment, speech.path, body, request, until, speech.manner)
         decoder: Decoder
@@ -134,3 +140,22 @@ class OpenAICompatibleAdapter:
         else:
             decoder = WholeBody(lambda answer: speech.whole(answer, reply_model))
         return DecodedReply(exchange, decoder, changes)
+
+    async def _pass(
+        self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
+    ) -> Reply:
+        """Send what has no shape of its own, and return whatever comes back."""
+        body = passed_parts(request, deployment.upstream_model)
+        manner = _FORM if is_form(request.content_type) else _PASSED
+        exchange = await self._upstream.post(deployment, request.path, body, request, until, manner)
+        content_type = exchange.headers.get("content-type", "")
+        if not request.stream:
+            return DecodedReply(exchange, WholeBody(lambda answer: passed_answer(answer, content_type, reply_model)))
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            return DecodedReply(exchange, EventStream(PassedEvents()))
+        decoder: Decoder = PassedBytes()
+        if kind == "application/json" or kind.startswith("text/"):
+            # Not every backend streams what it is asked to stream.
+            decoder = WholeStream(lambda answer: passed_answer(answer, content_type, reply_model))
+        return DecodedReply(exchange, decoder, content_type=content_type or "application/octet-stream")

@@ -78,7 +78,7 @@ class Pulse:
 
         Args:
             audience: Where it goes.
-            ping: The event that says nothing.
+            ping: The event that says nothing; empty: none is sent.
             head: The headers known so far, for a stream whose backend is silent before its first word.
         """
         vigil = Vigil(audience, ping, head)
@@ -108,5 +108,5 @@ class Pulse:
             if audience.stuck:
                 if vigil.silent >= self._patience:
                     audience.give_up()
-            elif self._ticks and vigil.silent >= self._ticks:
+            elif self._ticks and vigil.ping and vigil.silent >= self._ticks:
                 audience.ping(vigil.ping, vigil.head)

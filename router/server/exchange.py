@@ -208,6 +208,11 @@ class DataPlaneExchange:
         self._outbox.write(self._transport, b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if data else b"0\r\n\r\n")
         self._complete()
 
+    def abort(self) -> None:
+        """End the connection; see `Client.abort`."""
+        self._outbox.flush()
+        self._transport.close()
+
     def ping(self, data: bytes, head: Callable[[], Headers]) -> None:
         """Send an event that says nothing; see `Audience.ping`."""
         if not (self.response_complete or self.disconnected or self._flow.write_paused):

@@ -9,7 +9,7 @@ from router.types import Chunk, Completion
 from shared.errors import ServiceError, UpstreamUnavailable
 from shared.sse import EventTooLarge, SSEEvent, SSEReader
 
-__all__ = ["EventStream", "Translation", "WholeBody"]
+__all__ = ["EventStream", "Translation", "WholeBody", "WholeStream"]
 
 ANSWER_LIMIT = 256 * 1024 * 1024
 """The largest whole answer accepted, in bytes."""
@@ -66,6 +66,15 @@ class WholeBody:
         """Return the answer; see `Decoder.end`."""
         parts = self._parts
         return (self._parse(parts[0] if len(parts) == 1 else b"".join(parts)),)
+
+
+class WholeStream(WholeBody):
+    """Collects a body, then parses it and hands it on as a stream of one piece."""
+
+    def end(self) -> Sequence[Chunk]:  # type: ignore[override]
+        """Return the answer; see `Decoder.end`."""
+        (whole,) = super().end()
+        return (Chunk(whole.body, True, whole.usage, whole.finish_reason, True),)
 
 
 class EventStream:
