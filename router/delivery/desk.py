@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from router.delivery.archive import Archive, Entry
 from router.delivery.numbering import Place
-from router.delivery.recording import Reader, Recording
+from router.delivery.recording import Reader, Recording, Room
 from shared.errors import (
     IdempotencyConflict,
     IdempotencyKeyReused,
@@ -25,6 +25,8 @@ __all__ = ["DeliveryDesk", "Order"]
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
 """Seconds between two looks at what another process works on, at first and at most."""
+_ROOM = 32
+"""Recordings of the largest size that there is room for."""
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +77,7 @@ class DeliveryDesk:
         self._grace = grace
         self._patience = patience
         self._limit = limit
+        self._room = Room(_ROOM * limit)
         self._live: dict[tuple[str, bytes], _Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -91,7 +94,7 @@ class DeliveryDesk:
         work = self._live.get(key)
         again = work is not None
         if work is None:
-            work = self._live[key] = _Work(Recording(order.tag, self._limit))
+            work = self._live[key] = _Work(Recording(order.tag, self._limit, self._room))
             task = work.task = self._loop.create_task(self._run(order, work, perform))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -121,6 +124,7 @@ class DeliveryDesk:
         key = (order.name, order.fingerprint)
         if self._live.get(key) is work:
             del self._live[key]
+        work.recording.finish()
         if work.timer is not None:
             work.timer.cancel()
 

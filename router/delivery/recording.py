@@ -10,10 +10,23 @@ from router.delivery.numbering import Numbering, Place
 from router.interfaces import Headers
 from shared.errors import NotReplayable, ServiceError
 
-__all__ = ["Reader", "Recording", "Tape"]
+__all__ = ["Reader", "Recording", "Room", "Tape"]
 
 _BATCH = 64 * 1024
-"""Bytes of a stream that a reader takes at a time."""
+"""Bytes of a stream that a reader takes at a time, and that it holds where there is no room."""
+
+
+class Room:
+    """What all recordings of a process may hold together.
+
+    Args:
+        total: In bytes.
+    """
+
+    __slots__ = ("left",)
+
+    def __init__(self, total: int) -> None:
+        self.left = total
 
 
 class Tape(Struct, frozen=True, array_like=True):
@@ -36,9 +49,10 @@ class Recording:
     Args:
         tag: Marks its events.
         limit: Bytes of a stream that are held.
+        room: What there is for all recordings.
     """
 
-    def __init__(self, tag: str, limit: int) -> None:
+    def __init__(self, tag: str, limit: int, room: Room) -> None:
         self.tag = tag
         self.early: Headers = ()
         """What can be told of the answer before it begins."""
@@ -58,6 +72,8 @@ class Recording:
         self.readers: list[Reader] = []
         self._numbering = Numbering(tag)
         self._limit = limit
+        self._room = room
+        self._live = True
         self._pieces: list[bytes] = []
         self._first = 0
         """The number of pieces that are forgotten."""
@@ -72,6 +88,7 @@ class Recording:
         """Take a whole answer."""
         self.status, self.head, self.content_type = status, headers, content_type
         self._pieces, self._size = [body], len(body)
+        self._room.left -= len(body)
         self.begun = self.over = True
         self._wake()
 
@@ -85,11 +102,11 @@ class Recording:
         """Take whole events of a stream; say whether there is room for more now."""
         self._add(data)
         self._wake()
-        return self._size <= self._limit
+        return self._size <= self._bound
 
     async def drain(self) -> None:
         """Wait until there is room for more."""
-        while self._size > self._limit:
+        while self._size > self._bound:
             await self._change()
 
     async def end(self, data: bytes = b"") -> None:
@@ -108,6 +125,8 @@ class Recording:
         """Take an answer that was kept."""
         self.tag, self.status, self.head = tape.tag, tape.status, tape.headers
         self.content_type, self.stream, self._pieces = tape.content_type, tape.stream, tape.pieces
+        self._size = sum(map(len, tape.pieces))
+        self._room.left -= self._size
         self.begun = self.over = True
         self._wake()
 
@@ -122,8 +141,14 @@ class Recording:
             return
         pieces = self._numbering.feed(data)
         self._pieces += pieces
-        self._size += sum(map(len, pieces))
+        size = sum(map(len, pieces))
+        self._size += size
+        self._room.left -= size
         self._forget()
+
+    @property
+    def _bound(self) -> int:
+        return self._limit if self._room.left >= 0 else min(self._limit, _BATCH)
 
     # --- its readers ------------------------------------------------------------------------------
 
@@ -139,6 +164,18 @@ class Recording:
             self.readers.remove(reader)
             self._forget()
             self._wake()
+            self._clear()
+
+    def finish(self) -> None:
+        """Get no more readers."""
+        self._live = False
+        self._clear()
+
+    def _clear(self) -> None:
+        """Give back the room of what nobody can read any more."""
+        if not (self._live or self.readers):
+            self._room.left += self._size
+            self._size, self._pieces = 0, []
 
     def holds(self, position: int) -> bool:
         """Return whether the piece after so many others is not forgotten."""
@@ -162,11 +199,13 @@ class Recording:
 
     def _forget(self) -> None:
         """Where there is too much, forget what the first reader has."""
-        if self.outgrown or (self.stream and self._size > self._limit):
+        if self.outgrown or (self.stream and self._size > self._bound):
             self.outgrown = True
             read = self.readers[0].position - self._first if self.readers else 0
             if read > 0:
-                self._size -= sum(map(len, self._pieces[:read]))
+                size = sum(map(len, self._pieces[:read]))
+                self._size -= size
+                self._room.left += size
                 del self._pieces[:read]
                 self._first += read
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.delivery.recording import Reader, Recording
+from router.delivery.recording import Reader, Recording, Room
 from shared.errors import InternalError, NotReplayable
 from shared.sse import encode_event
 
@@ -39,7 +39,7 @@ def test_recording_tells_every_reader_the_same(sizes: list[int], seed: int, read
 
     async def run() -> None:
         chance = random.Random(seed)
-        recording = Recording("0" * 16, 10**6)
+        recording = Recording("0" * 16, 10**6, Room(10**9))
         events = [b"%d-%b" % (index, b"x" * size) for index, size in enumerate(sizes)]
         tasks = []
         for number in range(readers):
@@ -64,7 +64,7 @@ def test_outgrown_recording_stays_within_its_bound(seed: int, limit: int) -> Non
 
     async def run() -> None:
         chance = random.Random(seed)
-        recording = Recording("0" * 16, limit)
+        recording = Recording("0" * 16, limit, Room(10**9))
         first = asyncio.ensure_future(read(recording.attach(again=False, place=None), chance))
         recording.begin(())
         events = [b"%d" % index * 10 for index in range(60)]
@@ -85,7 +85,7 @@ def test_outgrown_recording_stays_within_its_bound(seed: int, limit: int) -> Non
 
 async def test_failed_recording_tells_all_who_wait() -> None:
     """An error before the head reaches each reader, and one that comes later too."""
-    recording = Recording("0" * 16, 100)
+    recording = Recording("0" * 16, 100, Room(10**9))
     waiting = [asyncio.ensure_future(recording.attach(again=False, place=None).ready()) for _ in range(3)]
     await asyncio.sleep(0)
     recording.fail(InternalError("no"))
@@ -97,7 +97,7 @@ async def test_failed_recording_tells_all_who_wait() -> None:
 
 async def test_reader_of_another_answer_is_refused() -> None:
     """A place in one answer is no place in another: two texts are never joined."""
-    recording = Recording("0" * 16, 100)
+    recording = Recording("0" * 16, 100, Room(10**9))
     recording.begin(())
     with pytest.raises(NotReplayable):
         await recording.attach(again=True, place=("1" * 16, 1)).ready()
@@ -106,7 +106,7 @@ async def test_reader_of_another_answer_is_refused() -> None:
 
 async def test_reader_that_leaves_frees_the_writer() -> None:
     """A writer held back by a slow first reader goes on with the next one's pace once the first has left."""
-    recording = Recording("0" * 16, 60)
+    recording = Recording("0" * 16, 60, Room(10**9))
     slow = recording.attach(again=False, place=None)
     recording.begin(())
     recording.push(encode_event(b"a"))
@@ -118,3 +118,26 @@ async def test_reader_that_leaves_frees_the_writer() -> None:
     recording.detach(slow)
     assert said((await next_one.more())[0]) == [b"b" * 60]
     await asyncio.wait_for(draining, 10)
+
+
+async def test_recordings_share_their_room() -> None:
+    """Without room a stream keeps to little and forgets what was read; what nobody can read gives its room back."""
+    room = Room(100_000)
+    first = Recording("0" * 16, 10**6, room)
+    reader = first.attach(again=False, place=None)
+    first.begin(())
+    assert first.push(encode_event(b"a" * 90_000))
+    second = Recording("1" * 16, 10**6, room)
+    other = second.attach(again=False, place=None)
+    second.begin(())
+    assert not second.push(encode_event(b"b" * 70_000))
+    assert second.outgrown
+    await other.more()
+    assert second._size == 0
+    second.finish()
+    second.detach(other)
+    await first.end()
+    first.finish()
+    assert said((await reader.more())[0]) == [b"a" * 90_000]
+    first.detach(reader)
+    assert room.left == 100_000
