@@ -28,6 +28,7 @@ __all__ = [
 _NULL = msgspec.Raw(b"null")
 _UNSIGNED = re.compile(rb'"signature"\s*:\s*""')
 _THINKING = ("thinking", "redacted_thinking")
+_SILENCE = b": ping\n\n"
 _SILENT_BLOCKS = ("text", "thinking")
 """Blocks that begin empty: what comes of them comes later."""
 
@@ -203,6 +204,19 @@ def _with_model(body: bytes, model: str) -> bytes:
     return splice(body, [(*spans["model"], msgspec.json.encode(model))])
 
 
+def _framed(event: SSEEvent, data: bytes, kind: str) -> bytes:
+    """Return an event as Anthropic writes it; other ways break clients that know only that one.
+
+    The length tells: any other field, spacing or line end, but for those that are looked for, changes it.
+    """
+    raw, name = event.raw, kind or event.event or ""
+    end = len(name) + 7
+    usual = len(raw) == end + len(data) + 9 and raw.startswith(b"event: ") and raw[end : end + 7] == b"\ndata: "
+    if usual and event.event == name and raw.endswith(b"\n\n"):
+        return raw
+    return encode_event(data.replace(b"\n", b" "), name or None)
+
+
 class MessagesStream:
     """The events of one Messages stream, for a client of the same dialect; a `Translation`.
 
@@ -213,6 +227,7 @@ class MessagesStream:
     def __init__(self, reply_model: str | None) -> None:
         self._reply_model = reply_model
         self._counts: Counts | None = None
+        self._started = False
         self._stopped = False
 
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
@@ -223,7 +238,7 @@ class MessagesStream:
         """
         data = event.data
         if data is None or not data.strip():
-            return (Chunk(event.raw if data is None else b""),)
+            return (Chunk(_SILENCE if event.raw.startswith(b":") else b""),)
         try:
             data.isascii() or data.decode()
             told = _EVENT.decode(data)
@@ -232,21 +247,23 @@ class MessagesStream:
                 return (Chunk(b""),)
             raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
         kind = told.type
+        raw = _framed(event, data, kind)
         if kind == "content_block_delta":
-            return (Chunk(event.raw, output=True),)
+            return (Chunk(raw, output=True),)
         if kind == "error" or bytes(told.error) != b"null":
             raise error_event(told.error)
-        return (self._other(event, data, told),)
+        return (self._other(raw, data, told),)
 
-    def _other(self, event: SSEEvent, data: bytes, told: _Event) -> Chunk:
-        raw, kind = event.raw, told.type
+    def _other(self, raw: bytes, data: bytes, told: _Event) -> Chunk:
+        kind = told.type
         if kind == "message_start" and told.message is not None:
+            self._started = True
             self._counts = read_counts(told.message.usage)
             if self._reply_model is not None:
                 data, spans = index_fields(data)
                 start, end = spans["message"]
                 data = splice(data, [(start, end, _with_model(data[start:end], self._reply_model))])
-                raw = encode_event(data, event.event)
+                raw = encode_event(data.replace(b"\n", b" "), kind)
             return Chunk(raw)
         if kind == "content_block_start":
             block = told.content_block
@@ -256,6 +273,8 @@ class MessagesStream:
             reason = told.delta.stop_reason if told.delta else None
             return Chunk(raw, usage=usage_of(self._counts), finish_reason=finish_reason(reason))
         if kind == "message_stop":
+            if not self._started:
+                raise UpstreamUnavailable("The backend ended its stream without an answer.")
             self._stopped = True
             return Chunk(raw, done=True)
         return Chunk(raw)

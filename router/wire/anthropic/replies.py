@@ -51,6 +51,7 @@ class _Delta(msgspec.Struct):
     signature: str = ""
     partial_json: str = ""
     stop_reason: str | None = None
+    stop_details: _StopDetails | None = None
 
 
 class _Event(msgspec.Struct):
@@ -194,11 +195,7 @@ class ReplyStream:
             return self._end(told.index)
         if kind == "message_delta":
             self._counts = merge_counts(self._counts, read_counts(told.usage))
-            reason = told.delta.stop_reason if told.delta else None
-            if reason is None or self._finish is not None:
-                return []
-            self._finish = finish_reason(reason)
-            return [*self._role(), self._chunk({}, finish=self._finish)]
+            return [] if told.delta is None else self._reason(told.delta)
         return self._stop() if kind == "message_stop" else []
 
     def close(self) -> list[Chunk]:
@@ -266,14 +263,28 @@ class ReplyStream:
             return [self._chunk({"thinking_blocks": [_signed(block)]})]
         return []
 
+    def _reason(self, delta: _Delta) -> list[Chunk]:
+        """Return the end of the choice, where this tells why it ended: a refusal with its explanation."""
+        reason = delta.stop_reason
+        if reason is None or self._finish is not None:
+            return []
+        self._finish = finish_reason(reason)
+        chunks = self._role()
+        details = delta.stop_details if reason == "refusal" else None
+        if details is not None and details.explanation:
+            chunks.append(self._chunk({"refusal": details.explanation}, output=True))
+        return [*chunks, self._chunk({}, finish=self._finish)]
+
     def _piece(self, index: int, text: str) -> Chunk:
         return self._chunk(
             {"tool_calls": [{"index": self._calls[index], "function": {"arguments": text}}]}, output=True
         )
 
     def _stop(self) -> list[Chunk]:
+        if not self._started:
+            raise UpstreamUnavailable("The backend ended its stream without an answer.")
         self._stopped = True
-        chunks = self._role()
+        chunks: list[Chunk] = []
         if self._finish is None:
             chunks.append(self._chunk({}, finish="stop"))
         usage = usage_of(self._counts)

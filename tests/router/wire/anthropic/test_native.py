@@ -102,6 +102,38 @@ def test_a_stream_passes_as_it_came_however_it_is_cut(data: st.DataObject) -> No
     assert [chunk.done for chunk in chunks if chunk.raw][-1]
 
 
+@pytest.mark.parametrize(
+    "way",
+    [
+        "data: {data}\n\n",
+        "event:{name}\ndata:{data}\n\n",
+        "event: {name}\r\ndata:{data}\n\n",
+        "event: {name}\r\ndata: {data}\r\n\r\n",
+        "data: {data}\nevent: {name}\n\n",
+        "id: 7\nretry: 1\nevent: message\ndata: {data}\n\n",
+        ": note\nevent: {name}\ndata: {first}\ndata: {rest}\n\n",
+    ],
+)
+@pytest.mark.parametrize("reply_model", [None, "claude-real"])
+def test_a_stream_is_written_as_anthropic_does_however_it_came(way: str, reply_model: str | None) -> None:
+    """Clients that know one way of writing an event get that one, with the name of the event's type."""
+    events = claude.events(claude.text("a b"), claude.tool("f", {"x": 1}))
+    pieces = []
+    for event in events:
+        data = json.dumps(event)
+        place = data.index(",") + 1 if "," in data else 1
+        parts = {"first": data[:place], "rest": data[place:]}
+        pieces.append(way.format(name=event["type"], data=data, **parts).encode())
+    raw = b"".join(chunk.raw for chunk in streamed([b": hello\nid: 1\n\n", b"retry: 5\n\n", *pieces], reply_model))
+    lines = raw.decode().split("\n")
+    assert lines[:2] == [": ping", ""]
+    assert len(lines) == 3 + 3 * len(events)
+    for index, event in enumerate(events):
+        name, data, end = lines[2 + 3 * index : 5 + 3 * index]
+        assert (name, end) == (f"event: {event['type']}", "")
+        assert json.loads(data.removeprefix("data: ")) == event
+
+
 def test_a_stream_tells_a_policys_name_where_it_must() -> None:
     """The name stands in the message that the first event holds; nothing else changes."""
     whole = claude.written(*claude.events(claude.text("a")))
@@ -127,3 +159,5 @@ def test_a_stream_without_its_end_or_with_an_error_is_no_answer() -> None:
         streamed([claude.written(*events[:2]), claude.written(claude.error("api_error", "boom"))])
     with pytest.raises(UpstreamUnavailable):
         streamed([b"event: x\ndata: {oops\n\n"])
+    with pytest.raises(UpstreamUnavailable, match="without an answer"):
+        streamed([claude.written(events[-1])])

@@ -96,6 +96,11 @@ def test_a_refusal_is_told_with_its_explanation() -> None:
     body = claude.message(stop="refusal", stop_details=details)
     message = json.loads(parse_reply(json.dumps(body).encode(), "up", None, 1).body)["choices"][0]["message"]
     assert (message["content"], message["refusal"]) == ("", "No.")
+    *before, last, end = claude.events(stop="refusal")
+    last["delta"]["stop_details"] = details
+    choice = json.loads(join_chunks(data_of(streamed(claude.written(*before, last, end)))) or b"")["choices"][0]
+    assert (choice["message"]["content"], choice["message"]["refusal"]) == ("", "No.")
+    assert choice["finish_reason"] == "content_filter"
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"type":"message"}', b'{"content": 5}', b"\xff"])
@@ -161,6 +166,12 @@ def test_a_stream_without_its_end_is_no_answer(left_out: int) -> None:
     events = claude.events(claude.text("x"))[:-left_out]
     with pytest.raises(UpstreamUnavailable):
         streamed(claude.written(*events))
+
+
+def test_a_stream_of_nothing_but_its_end_is_no_answer() -> None:
+    """No answer is made up where the backend gave none: another may."""
+    with pytest.raises(UpstreamUnavailable, match="without an answer"):
+        streamed(claude.written({"type": "message_stop"}))
 
 
 def test_arguments_may_come_with_the_beginning() -> None:
