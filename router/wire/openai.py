@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import Any
+
 import msgspec
 
 from router.types import Chunk, Completion
@@ -140,6 +143,55 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     return Chunk(raw, output, usage, finish)
 
 
+class _Calls:
+    """The tool calls of one choice as they come in pieces.
+
+    Clients join the pieces by `index`, which counts from 0, and take `id` and name from a call's first piece alone.
+    Some servers leave the index out, give the same one to each call or count from elsewhere, give no id, or repeat
+    it in each piece.
+
+    Args:
+        seed: Ids that the server does not give come of it.
+    """
+
+    def __init__(self, seed: str) -> None:
+        self._seed = seed
+        self._ids: list[str] = []
+        self._names: list[str] = []
+        self._places: dict[int, int] = {}
+        """The server's index to the number of the call that it means now."""
+
+    def amend(self, piece: dict[str, Any]) -> bool:
+        """Put right what a piece says of its call, and return whether anything was wrong."""
+        said = {**piece}
+        function = piece.get("function") or {}
+        index, id_, name = piece.get("index"), piece.get("id") or "", function.get("name") or ""
+        last = len(self._ids) - 1
+        if index is not None:
+            number = self._places.get(index, last + 1)
+        else:
+            number = self._ids.index(id_) if id_ in self._ids else last
+        begun = 0 <= number <= last
+        if not begun or (name and id_ != self._ids[number] and (id_ or index is None)):
+            number = last + 1
+            self._ids.append(id_ or _call_id(f"{self._seed}/{number}"))
+            self._names.append(name)
+            piece["id"] = self._ids[number]
+        elif id_:
+            # Clients add up what a later piece says.
+            del piece["id"]
+            if name and name == self._names[number]:
+                piece["function"] = {key: value for key, value in function.items() if key != "name"}
+        if index is not None:
+            self._places[index] = number
+        piece["index"] = number
+        return said != piece
+
+
+def _call_id(seed: str) -> str:
+    return "call_" + hashlib.sha256(seed.encode()).hexdigest()[:24]
+
+
 class ChatStream:
     """The events of one stream in the OpenAI dialect; a `Translation`.
 
@@ -155,6 +207,8 @@ class ChatStream:
         self._running = running
         self._finished = False
         self._spoke = False
+        self._calls: dict[int, _Calls] = {}
+        """The calls of each choice."""
         self._beside: bytes | None = None
         """An event with choices that told a usage which no event without choices has told since."""
 
@@ -165,6 +219,8 @@ class ChatStream:
             self._finished = True
         elif chunk.output:
             self._spoke = True
+            if b'"tool_calls"' in chunk.raw:
+                chunk = self._told_apart(chunk)
         elif chunk.done and not (self._spoke or self._finished):
             raise UpstreamUnavailable("The backend ended its stream without an answer.")
         if chunk.usage is not None and self._usage_asked:
@@ -173,6 +229,20 @@ class ChatStream:
         elif chunk.done and self._beside is not None:
             return (self._usage_chunk(self._beside), chunk)
         return (chunk,)
+
+    def _told_apart(self, chunk: Chunk) -> Chunk:
+        """Return a chunk whose pieces of calls say which call they belong to, unchanged where they do already."""
+        changed = False
+        try:
+            whole = msgspec.json.decode(chunk.raw[6:])
+            for choice in whole["choices"]:
+                place = choice.get("index", 0)
+                calls = self._calls.setdefault(place, _Calls(f"{whole.get('id')}/{place}"))
+                for piece in choice["delta"].get("tool_calls") or ():
+                    changed = calls.amend(piece) or changed
+        except (msgspec.DecodeError, AttributeError, LookupError, TypeError):
+            return chunk  # not of a shape that could be mended
+        return msgspec.structs.replace(chunk, raw=encode_event(msgspec.json.encode(whole))) if changed else chunk
 
     def _usage_chunk(self, beside: bytes) -> Chunk:
         """Return the usage in an event of its own, as the protocol has it, taken from an event with choices."""
