@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, NotCarried
 
 __all__ = ["Conversation", "source_of_url"]
 
@@ -39,7 +39,11 @@ class Conversation:
         self._last_call = "call"
         for index, message in enumerate(messages):
             self._take(message, f"messages[{index}]")
-        if not self.turns and self.system:
+        if not self.turns and not self.system:
+            raise NotCarried(
+                "Anthropic's Messages have no place for a conversation of empty messages.", param="messages"
+            )
+        if not self.turns:
             # There is no conversation without a user.
             self._add("user", self.system)
             self.system = []
@@ -79,6 +83,7 @@ class Conversation:
     def _add(self, role: str, blocks: list[Block]) -> None:
         """Append to the last turn where it is of the same role: roles take turns here."""
         if not blocks:
+            self._tell("empty messages dropped")  # they are refused
             return
         if self.turns and self.turns[-1]["role"] == role:
             self.turns[-1]["content"] += blocks

@@ -40,6 +40,8 @@ _KNOWN = frozenset(
 )
 _BLOCK_FIELDS = ("type", "text", "cache_control", "citations")
 _CHOICES = {"any": "required", "auto": "auto", "none": "none"}
+_LONGEST_USER = 64
+"""The longest `user` that OpenAI takes, in characters; Claude Code's `user_id` is longer."""
 _Part = dict[str, Any]
 
 
@@ -102,8 +104,10 @@ class _Twin:
         self._tools(whole)
         self._output(whole)
         user = (self._value("metadata") or {}).get("user_id")
-        if isinstance(user, str):
+        if isinstance(user, str) and len(user) <= _LONGEST_USER:
             whole["user"] = user
+        elif user is not None:
+            changes.append("metadata.user_id dropped")
         return whole, tuple(dict.fromkeys(changes))
 
     def _value(self, name: str) -> Any:

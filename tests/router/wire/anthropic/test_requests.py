@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.wire.anthropic.requests import messages_request
-from shared.errors import InvalidRequest
+from shared.errors import InvalidRequest, NotCarried
 from tests.support.nouns import chat_request
 from tests.support.properties import json_values
 
@@ -302,3 +302,13 @@ def test_messages_request_answers_whatever_it_gets(messages: list[Any]) -> None:
     turns = [{**turn, "role": str(turn["role"]), "content": "x"} for turn in turns] or [{"role": "user"}]
     with suppress(InvalidRequest):
         translated(messages=turns)
+
+
+def test_empty_messages_are_dropped_and_told() -> None:
+    """A turn that says nothing is refused there; a conversation of nothing but such has no place at all."""
+    said = [{"role": "user", "content": ""}, {"role": "user", "content": "Hi"}]
+    whole, changes = translated(messages=said)
+    assert whole["messages"] == [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+    assert "empty messages dropped" in changes
+    with pytest.raises(NotCarried):
+        translated(messages=said[:1])

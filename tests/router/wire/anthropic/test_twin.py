@@ -209,3 +209,10 @@ def test_chat_to_messages_and_back_loses_nothing(rounds: list[tuple[str, list[di
 
 def _reparsed(body: bytes) -> InferenceRequest:
     return parse_chat(body, "req_1", CALLER, {})
+
+
+def test_caller_of_a_long_name_is_left_out_and_told() -> None:
+    """OpenAI refuses a `user` of more than 64 characters, which that of Claude Code has."""
+    body, changes = twin(metadata={"user_id": "u" * 65})
+    assert "user" not in body
+    assert changes == {"metadata.user_id dropped"}
