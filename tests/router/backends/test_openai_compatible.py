@@ -148,3 +148,38 @@ async def test_carried_request_names_its_limit_as_most_servers_know_it(tmp_path:
         sent = upstream.requests[0].json
     assert sent["max_tokens"] == 5
     assert "max_completion_tokens" not in sent
+
+
+async def test_messages_pass_to_a_backend_that_declares_them(tmp_path: Path) -> None:
+    """Anthropic's requests go as they are to an OpenAI backend that has the route, and over chat to any other."""
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "up-0",
+        "content": [{"type": "text", "text": "Hi"}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 3, "output_tokens": 1},
+        "unknown": 1,
+    }
+
+    async def backend(request: SeenRequest, reply: ScriptedReply) -> None:
+        counting = request.path.endswith("/count_tokens")
+        await reply.json({"input_tokens": 3} if counting else message)
+
+    async with scripted_upstream(backend) as upstream:
+        manifest = manifest_for(upstream.url).replace(
+            "aliases:", "capabilities: [chat, messages, count_tokens]\n    aliases:"
+        )
+        async with live_router(tmp_path, manifest) as router:
+            asked = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hi"}], "x": {"y": 1}}
+            headers = {"anthropic-version": "2026-10-21", "anthropic-beta": "a,b", "x-api-key": "client-secret"}
+            answer = await router.client.post("/v1/messages", json=asked, headers=headers)
+            assert answer.json() == message
+            seen = upstream.requests[-1]
+            assert (seen.path, seen.json) == ("/v1/messages", asked | {"model": "up-0"})
+            assert (seen.headers["anthropic-version"], seen.headers["anthropic-beta"]) == ("2026-10-21", "a,b")
+            assert "client-secret" not in str(seen.headers)
+            counted = await router.client.post("/v1/messages/count_tokens", json=asked, headers=headers)
+            assert counted.json() == {"input_tokens": 3}
+            assert upstream.requests[-1].path == "/v1/messages/count_tokens"
