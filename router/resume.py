@@ -7,7 +7,7 @@ text ends, once it has said the same up to there, character for character.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from msgspec import structs
 
 from router.types import Candidate, Chunk, Event, InferenceRequest, Usage
 from router.wire.fields import index_fields, raw_fields
-from shared.sse import SSEReader, encode_event
+from shared.sse import DONE, encode_event
 
 __all__ = ["Joint", "Story", "resumable"]
 
@@ -24,6 +24,12 @@ _MOST = 4 * 1024 * 1024
 _SAID = ("content", "reasoning_content", "reasoning")
 _OTHER = ("tool_calls", "function_call", "refusal", "audio")
 _BRIEF = ("id", "created", "model")
+_NULL, _MISSING = msgspec.Raw(b"null"), msgspec.Raw(b"")
+_NOTHING = (b"null", b'""', b"[]", b"{}")
+_GUIDES = ("structured_outputs", "json_schema", "grammar", "regex", "ebnf")
+"""What servers call a grammar of the whole answer, besides vLLM's `guided_*`: the rest of an answer has another."""
+_TELLING = 8
+"""Characters from which on a text that comes again is no accident."""
 
 
 class _Source(Protocol):
@@ -51,65 +57,77 @@ def resumable(request: InferenceRequest, candidate: Candidate, *, others: bool) 
     return (others or _can_continue(candidate)) and "json_schema" not in request.needs
 
 
-def _events(raw: bytes) -> list[Any]:
-    """Return what the events in a piece of a chat stream hold, `[DONE]` as None."""
-    told = (event.data for event in SSEReader().feed(raw) if event.data is not None)
-    return [None if data.strip() == b"[DONE]" else msgspec.json.decode(data) for data in told]
+def _events(raw: bytes) -> Iterator[bytes]:
+    """Yield the data of the events in a piece of a chat stream; adapters write each in one line."""
+    for event in raw.split(b"\n\n"):
+        if event.startswith(b"data:"):
+            yield event[5:].strip()
 
 
-def _choice(event: Any) -> dict[str, Any]:
-    choices = event.get("choices") if isinstance(event, dict) else None
-    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+class _Delta(msgspec.Struct):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    tool_calls: msgspec.Raw = _NULL
+    function_call: msgspec.Raw = _NULL
+    refusal: msgspec.Raw = _NULL
+    audio: msgspec.Raw = _NULL
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    finish_reason: Any = None
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    id: msgspec.Raw = _MISSING
+    created: msgspec.Raw = _MISSING
+    model: msgspec.Raw = _MISSING
+
+
+_EVENT = msgspec.json.Decoder(_Event)
 
 
 class _Delivered:
     """What a chat stream has said."""
 
     def __init__(self) -> None:
-        self.said: dict[str, str] = {}
-        """Field of the delta to the text in it so far."""
         self.brief: dict[str, Any] = {}
         """What all chunks have in common."""
         self.pieces = 0
         self.other = False
         """Whether it said something that nobody can continue: a tool call, a refusal."""
         self.finished = False
+        self._said: dict[str, list[str]] = {}
 
-    def add(self, raw: bytes) -> None:
-        """Read a piece of the stream."""
-        for event in _events(raw):
-            if event is None:
+    @property
+    def said(self) -> dict[str, str]:
+        """Field of the delta to the text in it so far."""
+        return {name: "".join(texts) for name, texts in self._said.items()}
+
+    def add(self, raw: bytes) -> list[tuple[str, str]]:
+        """Read a piece of the stream, and return what it says: each field of a delta, and the text in it."""
+        news: list[tuple[str, str]] = []
+        for data in _events(raw):
+            if data == b"[DONE]":
                 self.finished = True
                 continue
-            choice = _choice(event)
-            if choice and not self.brief:
-                self.brief = {name: event[name] for name in _BRIEF if name in event}
-            delta = choice.get("delta") or {}
-            for name in _SAID:
-                if isinstance(text := delta.get(name), str) and text:
-                    self.said[name] = self.said.get(name, "") + text
-                    self.pieces += 1
-            self.other = self.other or any(delta.get(name) for name in _OTHER)
-            self.finished = self.finished or choice.get("finish_reason") is not None
-
-    def agrees(self, said: Mapping[str, str], checked: dict[str, int]) -> bool:
-        """Return whether nothing differs from what was said before, as far as both go.
-
-        Args:
-            said: What was said before.
-            checked: How much of each field is known to agree; brought up to date.
-        """
-        for name, text in self.said.items():
-            before, start = said.get(name), checked.get(name, 0)
-            if before is None:
-                if name != "content":
-                    return False
+            event = _EVENT.decode(data)
+            if not event.choices:
                 continue
-            end = min(len(text), len(before))
-            if text[start:end] != before[start:end]:
-                return False
-            checked[name] = end
-        return True
+            if not self.brief:
+                told = ((name, getattr(event, name)) for name in _BRIEF)
+                self.brief = {name: value for name, value in told if value is not _MISSING}
+            choice = event.choices[0]
+            self.finished = self.finished or choice.finish_reason is not None
+            if (delta := choice.delta) is not None:
+                news += [(name, text) for name in _SAID if isinstance(text := getattr(delta, name), str) and text]
+                self.other = self.other or any(bytes(getattr(delta, name)) not in _NOTHING for name in _OTHER)
+        for name, text in news:
+            self._said.setdefault(name, []).append(text)
+        self.pieces += len(news)
+        return news
 
 
 class Story:
@@ -185,6 +203,8 @@ def _continuation(request: InferenceRequest, text: str, tokens: int) -> Inferenc
     vLLM's `continue_final_message` is how an OpenAI-style request says that its last turn is not over.
     """
     fields: dict[str, Any] = dict(raw_fields(request.body))
+    if any(name in _GUIDES or name.startswith("guided_") for name in fields):
+        return None
     turns = msgspec.json.decode(fields["messages"], type=list[msgspec.Raw])
     if msgspec.json.decode(turns[-1]).get("role") == "assistant":
         return None
@@ -219,28 +239,52 @@ class Joint:
         """Field of the delta to how many characters of it the client has already."""
 
     async def meets(self, source: _Source) -> bool:
-        """Return whether an answer goes on where the delivered text ends; reads up to there.
+        """Return whether an answer goes on where the delivered text ends; reads as far as it takes to tell.
 
         Raises:
             ServiceError: The backend failed.
         """
-        if self.continues:
-            return True
+        return await (self._continues(source) if self.continues else self._repeats(source))
+
+    async def _repeats(self, source: _Source) -> bool:
+        """Return whether an answer says the same again, up to where the delivered text ends."""
         gathered: list[Event] = []
-        again, checked = _Delivered(), dict[str, int]()
+        again, heard = _Delivered(), dict.fromkeys(self._said, 0)
         while events := await source.more():
-            for event in events:
-                if isinstance(event, Chunk):
-                    again.add(event.raw)
             gathered += events
-            if not again.agrees(self._said, checked):
-                return False
-            if all(checked.get(name) == len(text) for name, text in self._said.items()):
+            for name, text in _news(again, events):
+                before, start = self._said.get(name), heard.get(name, 0)
+                if before is None:
+                    if name != "content":
+                        return False
+                    continue
+                if before[start : start + len(text)] != text[: len(before) - start]:
+                    return False
+                heard[name] = min(start + len(text), len(before))
+            if all(heard[name] == len(text) for name, text in self._said.items()):
                 source.head = gathered
                 return True
             if again.finished or again.other:
                 return False
         return False
+
+    async def _continues(self, source: _Source) -> bool:
+        """Return True, and what to leave out of the answer of a backend that was asked to continue and starts over."""
+        (name, before), *_ = self._said.items()
+        if len(before) < _TELLING or before in (before + before)[1:-1]:
+            return True  # a text that repeats itself may well do so once more
+        gathered: list[Event] = []
+        again, heard = _Delivered(), 0
+        while heard < len(before) and not again.finished and (events := await source.more()):
+            gathered += events
+            text = "".join(text for _, text in _news(again, events))
+            if before[heard : heard + len(text)] != text[: len(before) - heard]:
+                break
+            heard += len(text)
+        if heard >= len(before):
+            self._owed, self._tokens = {name: len(before)}, 0
+        source.head = gathered
+        return True
 
     def feed(self, chunk: Chunk) -> Chunk:
         """Return a chunk as part of the one answer: without what the client has, under the first part's name."""
@@ -248,10 +292,10 @@ class Joint:
         usage = chunk.usage
         if usage is not None and self._tokens:
             usage = self._whole(usage)
-        for event in _events(chunk.raw):
-            if event is None:
-                raws.append(encode_event(b"[DONE]"))
-            elif (told := self._joined(event, usage)) is not None:
+        for data in _events(chunk.raw):
+            if data == b"[DONE]":
+                raws.append(DONE)
+            elif (told := self._joined(msgspec.json.decode(data), usage)) is not None:
                 raws.append(encode_event(msgspec.json.encode(told)))
         return structs.replace(chunk, raw=b"".join(raws), usage=usage)
 
@@ -271,7 +315,7 @@ class Joint:
         event |= self._brief
         if usage is not None and isinstance(event.get("usage"), dict) and self._tokens:
             event["usage"] |= usage.openai()
-        choice = _choice(event)
+        choice: dict[str, Any] = (event.get("choices") or ({},))[0]
         delta = choice.get("delta")
         if not isinstance(delta, dict):
             return event
@@ -281,8 +325,26 @@ class Joint:
             if isinstance(text, str):
                 owed = self._owed.get(name, 0)
                 self._owed[name] = max(0, owed - len(text))
+                if owed and name == "content" and isinstance(tokens := choice.get("logprobs"), dict):
+                    choice["logprobs"] = _behind(tokens, owed)
                 delta[name] = text[owed:]
                 if not delta[name]:
                     del delta[name]
         silent = not any(value is not None for value in delta.values()) and choice.get("finish_reason") is None
         return None if silent and event.get("usage") is None else event
+
+
+def _news(delivered: _Delivered, events: Sequence[Event]) -> list[tuple[str, str]]:
+    """Return what events say, and let it be kept."""
+    return delivered.add(b"".join([event.raw for event in events if isinstance(event, Chunk)]))
+
+
+def _behind(logprobs: dict[str, Any], owed: int) -> dict[str, Any]:
+    """Return the log probabilities without those of the first characters."""
+    tokens = logprobs.get("content")
+    if not isinstance(tokens, list):
+        return logprobs
+    kept = list(tokens)
+    while kept and isinstance(kept[0], dict) and len(str(kept[0].get("token"))) <= owed:
+        owed -= len(str(kept.pop(0).get("token")))
+    return {**logprobs, "content": kept}
