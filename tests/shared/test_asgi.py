@@ -292,3 +292,16 @@ async def test_send_error_adds_headers_to_the_errors_own() -> None:
     head = dict(sent[0]["headers"])
     assert (sent[0]["status"], head[b"retry-after"], head[b"x-a"]) == (503, b"3", b"1")
     assert int(head[b"content-length"]) == len(sent[1]["body"])
+
+
+async def test_race_is_lost_where_the_work_is_cancelled() -> None:
+    """Work that is told to give its client up ends as if the client had left."""
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    with pytest.raises(ClientDisconnected):
+        await race(work(), forever)

@@ -345,3 +345,28 @@ async def test_key_is_ignored_where_that_is_turned_off(tmp_path: Path) -> None:
         for _ in range(2):
             assert ids_of((await router.chat(headers=KEY, stream=True)).text) == []
         assert len(upstream.requests) == 2
+
+
+@FRONTS
+async def test_nothing_is_left_behind(tmp_path: Path, http: str) -> None:
+    """After answers, failures and clients that left, no work, no watch and no memory remains."""
+    gate = Gate()
+    async with served(tmp_path, gate, http=http, resume_seconds=0.05) as (router, _):
+        asked = [
+            asyncio.ensure_future(
+                router.chat(
+                    headers={"idempotency-key": f"k-{number % 7}"} if number % 3 else None, stream=number % 2 > 0
+                )
+            )
+            for number in range(28)
+        ]
+        await gate.begun.wait()
+        for task in asked[::2]:
+            task.cancel()
+        gate.open.set()
+        await asyncio.wait(asked)
+        desk, pulse = router.services.desk, router.services.pulse
+        assert desk is not None
+        await eventually(lambda: not (desk._live or desk._tasks or pulse._open))
+        assert desk._room.left == 32 * 8 * 1024 * 1024
+        assert router.services.outbox.open == 0

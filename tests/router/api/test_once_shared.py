@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+import redis.asyncio
+
+import router.main
 from tests.router.api.test_once import FORMS, WORDS, Gate, ids_of, without_ids
 from tests.support.router import live_router, manifest_for
 from tests.support.upstream import ScriptedReply, SeenRequest, fail, say, scripted_upstream
@@ -64,3 +68,23 @@ async def test_router_takes_over_what_another_one_failed_at(tmp_path: Path, valk
                 assert (await first).status_code == 400
                 assert (await second).status_code == 200
                 assert len(upstream.requests) == 2
+
+
+@pytest.mark.parametrize(("privacy", "kept"), [("local", 0), ("any", 1)])
+async def test_private_answer_stays_out_of_a_store_elsewhere(
+    tmp_path: Path, valkey: ValkeyProcess, monkeypatch: pytest.MonkeyPatch, privacy: str, kept: int
+) -> None:
+    """A Redis on another machine never holds an answer that must stay local; a retry gets it all the same."""
+    monkeypatch.setattr(router.main, "_HOME", ())
+    headers = {"idempotency-key": f"{privacy}-{tmp_path}", "x-router-privacy": privacy}
+    async with scripted_upstream(say(f"a secret of {privacy}")) as upstream:
+        manifest = manifest_for(upstream.url).replace("tier: external", "tier: local")
+        async with live_router(tmp_path, manifest, redis_url=valkey.url, redis_budget_ms=5000) as live:
+            first, again = await live.chat(headers=headers), await live.chat(headers=headers)
+            assert first.content == again.content
+            assert again.headers["x-router-idempotent-replay"] == "true"
+            assert len(upstream.requests) == 1
+            client = redis.asyncio.Redis.from_url(valkey.url)
+            values = [await client.get(key) for key in await client.keys("once:*")]
+            await client.aclose()
+            assert len([value for value in values if value and f"secret of {privacy}".encode() in value]) == kept
