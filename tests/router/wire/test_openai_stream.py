@@ -11,7 +11,7 @@ from router.wire.decoders import EventStream
 from router.wire.openai import ChatStream
 from shared.errors import UpstreamUnavailable
 from shared.sse import DONE, SSEEvent
-from tests.router.wire.test_openai import USAGE, event
+from tests.router.wire.test_openai import USAGE, data_of, event
 from tests.support.upstream import chunk
 
 
