@@ -28,7 +28,7 @@ AT_HOME = (
 """Pages of this machine, and programs that are made of pages: none of them is a site on the web."""
 _EXPOSED = (
     b"x-request-id, request-id, retry-after, x-router-attempts, x-router-backend, x-router-cache, x-router-changes, "
-    b"x-router-cost-usd, x-router-decision-id, x-router-model, x-router-overhead-ms, *"
+    b"x-router-cost-usd, x-router-decision-id, x-router-idempotent-replay, x-router-model, x-router-overhead-ms, *"
 )
 _METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 
