@@ -72,15 +72,23 @@ class Committed:
         Raises:
             StreamInterrupted: The backend failed in the middle, and nobody could continue.
         """
-        plain = self._story is None and self._bridge is None
+        tell = take
+        if self._bridge is not None or self._joint is not None:
+            tell = self._telling(take)
+        elif self._story is not None:
+            tell = self._story.beside(take)
         while True:
             try:
-                await self._attempt.pump(take if plain else lambda events: take(self._told(events)))
+                await self._attempt.pump(tell)
             except ServiceError as error:
                 if not await self._ended(error):
+                    tell = self._telling(take)
                     continue
                 take(self._told(_END))
             return
+
+    def _telling(self, take: Callable[[Sequence[Event]], bool]) -> Callable[[Sequence[Event]], bool]:
+        return lambda events: take(self._told(events))
 
     def _told(self, events: Sequence[Event]) -> Sequence[Event]:
         """Return the events as the client gets them."""

@@ -7,8 +7,8 @@ text ends, once it has said the same up to there, character for character.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import structs
@@ -141,7 +141,7 @@ class Story:
         self._request = request
         self._raws: list[bytes] = []
         self._room = _MOST
-        self._read: _Delivered | None = None
+        self._read = _Delivered()
 
     def keep(self, events: Sequence[Event]) -> None:
         """Keep what is handed to the client."""
@@ -150,14 +150,27 @@ class Story:
                 self._room -= len(event.raw)
                 self._raws.append(event.raw)
         if self._room < 0:
-            self._raws = []
-        self._read = None
+            self._raws.clear()
+
+    def beside(self, take: Callable[[Sequence[Event]], bool]) -> Callable[[Sequence[Event]], bool]:
+        """Return what keeps each piece of a stream and hands it to `take`, for as little as that can cost."""
+        raws = self._raws
+
+        def told(events: Sequence[Event]) -> bool:
+            for chunk in cast("Sequence[Chunk]", events):
+                raws.append(chunk.raw)
+                self._room -= len(chunk.raw)
+            if self._room < 0:
+                raws.clear()
+            return take(events)
+
+        return told
 
     @property
     def _delivered(self) -> _Delivered:
-        if self._read is None:
-            self._read = _Delivered()
+        if self._raws:
             self._read.add(b"".join(self._raws))
+            self._raws.clear()
         return self._read
 
     @property

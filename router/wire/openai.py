@@ -105,9 +105,12 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
         UpstreamRejected: The event is an error about the request itself.
     """
     data = event.data
+    raw = event.raw
     if data is None:
-        return Chunk(_SILENCE if event.raw.startswith(b":") else b"")
-    if event.event == "error":
+        return Chunk(_SILENCE if raw.startswith(b":") else b"")
+    # One line of data, and nothing else.
+    plain = len(raw) == len(data) + 8 and raw[5] == _SPACE and raw[-1] == _NEWLINE
+    if not plain and event.event == "error":
         raise error_event(_error_in(data))
     try:
         data.isascii() or data.decode()
@@ -124,16 +127,15 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     if parsed.object is not _NULL and bytes(parsed.object) == _ERROR:
         raise error_event(data)
     choices = parsed.choices
-    usage = None
+    usage, uncalled = None, False
     if parsed.usage is not _NULL and bytes(parsed.usage) not in _NOTHING:
         usage = read_usage(parsed.usage)
         if not choices and not usage_asked:
             return Chunk(b"", usage=usage)
-    raw = event.raw
-    uncalled = usage is not None and bool(choices) and not running
+        uncalled = usage is not None and bool(choices) and not running
     if reply_model is not None or choices is None or uncalled:
         raw = _rewritten(data, reply_model, has_choices=choices is not None, tells_usage=not uncalled)
-    elif len(raw) != len(data) + 8 or raw[5] != _SPACE or raw[-1] != _NEWLINE:
+    elif not plain:
         # Other fields, line ends and spacings are allowed, and break clients that know one way of writing.
         raw = encode_event(data.replace(b"\n", b" "))
     output, finish = False, None
@@ -215,12 +217,14 @@ class ChatStream:
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
         """Return the chunks for one event; see `completion_event`."""
         chunk = completion_event(event, self._reply_model, self._usage_asked, self._running)
-        if chunk.finish_reason is not None:
-            self._finished = True
-        elif chunk.output:
+        if chunk.output:
             self._spoke = True
             if b'"tool_calls"' in chunk.raw:
                 chunk = self._told_apart(chunk)
+            if chunk.finish_reason is None and chunk.usage is None:
+                return (chunk,)
+        if chunk.finish_reason is not None:
+            self._finished = True
         elif chunk.done and not (self._spoke or self._finished):
             raise UpstreamUnavailable("The backend ended its stream without an answer.")
         if chunk.usage is not None and self._usage_asked:
