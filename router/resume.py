@@ -22,10 +22,11 @@ __all__ = ["Joint", "Story", "resumable"]
 _MOST = 4 * 1024 * 1024
 """Bytes of a stream that are kept; a longer one ends where its backend does."""
 _SAID = ("content", "reasoning_content", "reasoning")
-_OTHER = ("tool_calls", "function_call", "refusal", "audio")
 _BRIEF = ("id", "created", "model")
 _NULL, _MISSING = msgspec.Raw(b"null"), msgspec.Raw(b"")
 _NOTHING = (b"null", b'""', b"[]", b"{}")
+_TELLING_KINDS = (b'"', b"[", b"{")
+"""What begins like these says something; a number or a flag beside it does not."""
 _GUIDES = ("structured_outputs", "json_schema", "grammar", "regex", "ebnf")
 """What servers call a grammar of the whole answer, besides vLLM's `guided_*`: the rest of an answer has another."""
 _TELLING = 8
@@ -64,18 +65,8 @@ def _events(raw: bytes) -> Iterator[bytes]:
             yield event[5:].strip()
 
 
-class _Delta(msgspec.Struct):
-    content: Any = None
-    reasoning_content: Any = None
-    reasoning: Any = None
-    tool_calls: msgspec.Raw = _NULL
-    function_call: msgspec.Raw = _NULL
-    refusal: msgspec.Raw = _NULL
-    audio: msgspec.Raw = _NULL
-
-
 class _Choice(msgspec.Struct):
-    delta: _Delta | None = None
+    delta: dict[str, msgspec.Raw] | None = None
     finish_reason: Any = None
 
 
@@ -87,6 +78,7 @@ class _Event(msgspec.Struct):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_TEXT: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
 
 class _Delivered:
@@ -97,7 +89,7 @@ class _Delivered:
         """What all chunks have in common."""
         self.pieces = 0
         self.other = False
-        """Whether it said something that nobody can continue: a tool call, a refusal."""
+        """Whether it said something that nobody can continue: a tool call, a refusal, what only its server knows."""
         self.finished = False
         self._said: dict[str, list[str]] = {}
 
@@ -120,10 +112,13 @@ class _Delivered:
                 told = ((name, getattr(event, name)) for name in _BRIEF)
                 self.brief = {name: value for name, value in told if value is not _MISSING}
             choice = event.choices[0]
-            self.finished = self.finished or choice.finish_reason is not None
-            if (delta := choice.delta) is not None:
-                news += [(name, text) for name in _SAID if isinstance(text := getattr(delta, name), str) and text]
-                self.other = self.other or any(bytes(getattr(delta, name)) not in _NOTHING for name in _OTHER)
+            self.finished = self.finished or bool(choice.finish_reason)
+            for name, raw_value in (choice.delta or {}).items():
+                value = bytes(raw_value)
+                if name in _SAID and value.startswith(b'"'):
+                    news += [(name, text)] if (text := _TEXT.decode(value)) else []
+                elif name != "role" and value not in _NOTHING and value.startswith(_TELLING_KINDS):
+                    self.other = True
         for name, text in news:
             self._said.setdefault(name, []).append(text)
         self.pieces += len(news)
