@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -15,6 +15,8 @@ from shared.sse import encode_event
 __all__ = ["Asked", "EventWriter", "message_of"]
 
 _NULL = msgspec.Raw(b"null")
+_UNSIGNED = {"type": "thinking", "signature": ""}
+_Words = Literal["text", "thinking"]
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _Broken = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -33,7 +35,13 @@ class Asked(NamedTuple):
 
 class _Function(msgspec.Struct):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, msgspec.Raw] | None = None
+
+    @property
+    def written(self) -> str:
+        """The arguments, or a piece of them; some servers tell them as the object that they are to spell."""
+        given = self.arguments
+        return (given or "") if not isinstance(given, dict) else msgspec.json.encode(given).decode()
 
 
 class _Call(msgspec.Struct):
@@ -42,21 +50,42 @@ class _Call(msgspec.Struct):
     function: _Function | None = None
 
 
+class _Part(msgspec.Struct):
+    """A part of what is said by servers that tell it in parts: text, or thinking that is parts in its turn."""
+
+    text: str | None = None
+    thinking: list[_Part] | str | None = None
+
+
 class _Said(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Part] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
 
-    @property
-    def thought(self) -> str:
-        """What the model thought, under either name."""
-        return self.reasoning_content or self.reasoning or ""
+    def texts(self, *, thinking: bool) -> Iterator[tuple[_Words, str]]:
+        """Yield what is said in words, each with its kind.
+
+        Args:
+            thinking: Whether what was thought is wanted.
+        """
+        thought = self.reasoning_content or self.reasoning
+        if thought and thinking:
+            yield "thinking", thought
+        for part in [_Part(self.content)] if isinstance(self.content, str) else self.content or ():
+            inner = part.thinking
+            thought = inner if isinstance(inner, str) else "".join(one.text or "" for one in inner or ())
+            if thought and thinking:
+                yield "thinking", thought
+            if part.text:
+                yield "text", part.text
+        if self.refusal:
+            yield "text", self.refusal
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int | None = 0
     message: _Said | None = None
     delta: _Said | None = None
     finish_reason: str | None = None
@@ -118,23 +147,25 @@ def message_of(completion: bytes, asked: Asked) -> bytes:
         raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
     said = choice.message or _Said()
     content: list[dict[str, Any]] = []
-    if said.thought and asked.thinking:
-        content.append({"type": "thinking", "thinking": said.thought, "signature": ""})
-    text = (said.content or "") + (said.refusal or "")
-    if text:
-        content.append({"type": "text", "text": text})
+    written = 0
+    for kind, text in said.texts(thinking=asked.thinking):
+        written += len(text.encode())
+        if not content or content[-1]["type"] != kind:
+            content.append({"type": "text", "text": ""} if kind == "text" else {**_UNSIGNED, "thinking": ""})
+        content[-1][kind] += text
     calls = said.tool_calls or []
     for number, call in enumerate(calls):
         function = call.function or _Function()
+        written += len(function.written.encode())
         content.append(
             {
                 "type": "tool_use",
                 "id": call.id or f"toolu_{asked.id}_{number}",
                 "name": function.name or "",
-                "input": _input(function.arguments or ""),
+                "input": _input(function.written),
             }
         )
-    usage = messages_usage(answer.usage) or _guess(asked, len(text.encode()))
+    usage = messages_usage(answer.usage) or _guess(asked, written)
     reason = stop_reason(choice.finish_reason, tools=bool(calls), refused=bool(said.refusal))
     return msgspec.json.encode(
         {
@@ -253,18 +284,14 @@ class EventWriter:
         self._write("message_start", message={**message, "usage": usage})
 
     def _say(self, said: _Said) -> None:
-        if said.thought and self._asked.thinking:
-            self._text("thinking", said.thought)
-        if said.content:
-            self._text("text", said.content)
-        if said.refusal:
-            self._refused = True
-            self._text("text", said.refusal)
+        for kind, text in said.texts(thinking=self._asked.thinking):
+            self._text(kind, text)
+        self._refused = self._refused or bool(said.refusal)
         for call in said.tool_calls or ():
             self._call(call)
         self._advance()
 
-    def _text(self, kind: Literal["text", "thinking"], text: str) -> None:
+    def _text(self, kind: _Words, text: str) -> None:
         self._size += len(text.encode())
         last = self._queue[-1] if self._queue else self._open
         if last is None or last.kind != kind:
@@ -284,10 +311,10 @@ class EventWriter:
             self._queue.append(block)
         block.id = block.id or call.id or ""
         block.name = block.name or function.name or ""
-        if function.arguments:
-            self._size += len(function.arguments.encode())
-            block.waiting.append(function.arguments)
-            block.written.append(function.arguments)
+        if written := function.written:
+            self._size += len(written.encode())
+            block.waiting.append(written)
+            block.written.append(written)
 
     def _advance(self, *, final: bool = False) -> None:
         """Write what can be written: the pieces of the open block, and those behind it once it is whole."""

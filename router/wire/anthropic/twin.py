@@ -38,7 +38,8 @@ _KNOWN = frozenset(
         "router",
     )
 )
-_BLOCK_FIELDS = ("type", "text", "cache_control", "citations")
+_NEUTRAL = (b"null", b"false", b"[]", b"{}")
+_TOOL_FIELDS = ("type", "name", "description", "input_schema", "strict", "cache_control")
 _CHOICES = {"any": "required", "auto": "auto", "none": "none"}
 _LONGEST_USER = 64
 """The longest `user` that OpenAI takes, in characters; Claude Code's `user_id` is longer."""
@@ -95,6 +96,8 @@ class _Twin:
         self._system(fields.get("system", _NULL))
         for turn in _TURNS.decode(fields["messages"]):
             self._turn(_text(turn["role"]), turn.get("content", _NULL))
+        if self._messages and self._messages[-1]["role"] == "assistant":
+            self._tell("the beginning of the answer sent as a turn")  # chat servers answer it, few continue it
         whole: dict[str, Any] = {"model": self._request.model, "messages": self._messages, "max_tokens": limit}
         if self._request.stream:
             whole |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -215,7 +218,9 @@ class _Twin:
             return [{"type": "image_url", "image_url": {"url": data or _text(source.get("url"))}}]
         if form == "base64":
             name = _text(block.get("title")) or "document.pdf"
+            self._note_unsaid(block, "context")
             return [{"type": "file", "file": {"filename": name, "file_data": data}}]
+        self._note_unsaid(block, "title", "context")
         if form == "text":
             return [{"type": "text", "text": _text(source.get("data"))}]
         if form == "content":
@@ -225,6 +230,11 @@ class _Twin:
             return [part for inner in _BLOCKS.decode(content) for part in self._parts(inner)]
         self._tell(f"{kind} blocks dropped")
         return []
+
+    def _note_unsaid(self, block: dict[str, msgspec.Raw], *names: str) -> None:
+        for name in names:
+            if _text(block.get(name)):
+                self._tell(f"document.{name} dropped")
 
     def _note_lost(self, block: dict[str, msgspec.Raw]) -> None:
         if bytes(block.get("cache_control", _NULL)) != b"null":
@@ -245,6 +255,8 @@ class _Twin:
                 "parameters": tool.get("input_schema", {"type": "object", "properties": {}}),
             }
             function |= {name: tool[name] for name in ("description", "strict") if name in tool}
+            lost = (name for name, raw in tool.items() if name not in _TOOL_FIELDS and bytes(raw) not in _NEUTRAL)
+            self._changes += [f"tools.{name} dropped" for name in lost]
             tools.append({"type": "function", "function": function})
             self._note_lost(tool)
         if not tools:

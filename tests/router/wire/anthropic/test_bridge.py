@@ -212,6 +212,34 @@ def test_stream_bears_odd_servers() -> None:
     assert end["usage"]["output_tokens"] == 2
 
 
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "h"}, {"type": "text", "text": "m"}]},
+    {"type": "thinking", "thinking": "?", "closed": True},
+    {"type": "text", "text": "Hel"},
+    {"type": "text", "text": "lo"},
+    {"type": "reference", "reference_ids": [1]},
+]
+"""What Mistral's models say when they think."""
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_content_that_comes_in_parts_is_told(thinking: bool) -> None:
+    """Text and thinking are told from a list as well, whole and streamed, and arguments from an object."""
+    fields: dict[str, Any] = {} if thinking else {"thinking": {"type": "adaptive", "display": "omitted"}}
+    made = {"id": "c", "function": {"name": "f", "arguments": {"x": [1]}}}
+    thought = [{"type": "thinking", "thinking": "hm?", "signature": ""}] if thinking else []
+    called = {"type": "tool_use", "id": "c", "name": "f", "input": {"x": [1]}}
+    answer = whole(with_message(content=PARTS, tool_calls=[made]), **fields)
+    assert answer["content"] == [*thought, {"type": "text", "text": "Hello"}, called]
+    pieces = [chunk({"index": 0, "content": [part]}) for part in PARTS]
+    blocks, _ = joined(streamed(*pieces, chunk({"tool_calls": [{"index": 0, **made}]}), chunk({}, "stop"), **fields))
+    assert [(block["type"], block["said"]) for block in blocks] == [
+        *([("thinking", "hm?")] if thinking else []),
+        ("text", "Hello"),
+        ("tool_use", '{"x":[1]}'),
+    ]
+
+
 def test_stream_tells_which_stop_sequence_it_was() -> None:
     """Servers like vLLM say which; it is told where it is one of the client's."""
     last = chunk({}, "stop")

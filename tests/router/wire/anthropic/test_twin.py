@@ -147,6 +147,7 @@ def test_the_twin_tells_a_conversation_with_tools() -> None:
         "thinking blocks dropped",
         "tool_result.is_error dropped",
         "attachments of tool results moved to the user's message",
+        "the beginning of the answer sent as a turn",
     }
 
 
@@ -169,6 +170,19 @@ def test_the_twin_carries_documents() -> None:
         {"type": "text", "text": "t\ns\n\nfound"},
     ]
     assert changes == {"document blocks dropped", "container_upload blocks dropped"}
+    _, changes = twin(messages=user(*({**one, "title": "T", "context": "C"} for one in documents[:1])))
+    assert changes == {"document.context dropped"}
+    _, changes = twin(messages=user({**documents[1], "title": "T", "context": ""}))
+    assert changes == {"document.title dropped"}
+
+
+def test_the_twin_tells_what_its_tools_lost() -> None:
+    """What a tool says beside its function is named; what asks for nothing is not."""
+    extra = {"defer_loading": True, "eager_input_streaming": False, "input_examples": [{"x": 1}], "strict": True}
+    body, changes = twin(tools=[{**TOOL, **extra}])
+    function = {"name": "f", "parameters": TOOL["input_schema"], "description": "d", "strict": True}
+    assert body["tools"] == [{"type": "function", "function": function}]
+    assert changes == {"tools.defer_loading dropped", "tools.input_examples dropped"}
 
 
 @given(
