@@ -104,10 +104,15 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
         UpstreamUnavailable: The event is no chat completion chunk, or is an error.
         UpstreamRejected: The event is an error about the request itself.
     """
+    return _look(event, reply_model, usage_asked, running)[0]
+
+
+def _look(event: SSEEvent, reply_model: str | None, usage_asked: bool, running: bool) -> tuple[Chunk, bool]:
+    """Return what `completion_event` does, and whether the event holds pieces of tool calls."""
     data = event.data
     raw = event.raw
     if data is None:
-        return Chunk(_SILENCE if raw.startswith(b":") else b"")
+        return Chunk(_SILENCE if raw.startswith(b":") else b""), False
     # One line of data, and nothing else.
     plain = len(raw) == len(data) + 8 and raw[5] == _SPACE and raw[-1] == _NEWLINE
     if not plain and event.event == "error":
@@ -118,31 +123,34 @@ def completion_event(event: SSEEvent, reply_model: str | None, usage_asked: bool
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         text = data.strip()
         if text == b"[DONE]":
-            return Chunk(DONE, done=True)
+            return Chunk(DONE, done=True), False
         if not text:
-            return Chunk(b"")  # a sign of life that strict clients would take for broken JSON
+            return Chunk(b""), False  # a sign of life that strict clients would take for broken JSON
         raise UpstreamUnavailable("The backend's stream holds an event that is not valid JSON.") from error
     if parsed.error is not _NULL and bytes(parsed.error) not in _NOTHING:
         raise error_event(parsed.error)
-    if parsed.object is not _NULL and bytes(parsed.object) == _ERROR:
-        raise error_event(data)
     choices = parsed.choices
+    if not choices and bytes(parsed.object) == _ERROR:
+        raise error_event(data)
     usage, uncalled = None, False
     if parsed.usage is not _NULL and bytes(parsed.usage) not in _NOTHING:
         usage = read_usage(parsed.usage)
         if not choices and not usage_asked:
-            return Chunk(b"", usage=usage)
+            return Chunk(b"", usage=usage), False
         uncalled = usage is not None and bool(choices) and not running
     if reply_model is not None or choices is None or uncalled:
         raw = _rewritten(data, reply_model, has_choices=choices is not None, tells_usage=not uncalled)
     elif not plain:
         # Other fields, line ends and spacings are allowed, and break clients that know one way of writing.
         raw = encode_event(data.replace(b"\n", b" "))
-    output, finish = False, None
+    output, finish, calls = False, None, False
     for choice in choices or ():
-        output = output or (choice.delta is not None and _has_output(choice.delta))
+        delta = choice.delta
+        if delta is not None:
+            calls = calls or delta.tool_calls is not _NULL
+            output = output or bytes(delta.content) not in _NOTHING or _has_output(delta)
         finish = finish or choice.finish_reason or None
-    return Chunk(raw, output, usage, finish)
+    return Chunk(raw, output, usage, finish), calls
 
 
 class _Calls:
@@ -216,10 +224,10 @@ class ChatStream:
 
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
         """Return the chunks for one event; see `completion_event`."""
-        chunk = completion_event(event, self._reply_model, self._usage_asked, self._running)
+        chunk, calls = _look(event, self._reply_model, self._usage_asked, self._running)
         if chunk.output:
             self._spoke = True
-            if b'"tool_calls"' in chunk.raw:
+            if calls:
                 chunk = self._told_apart(chunk)
             if chunk.finish_reason is None and chunk.usage is None:
                 return (chunk,)
@@ -291,8 +299,7 @@ def _error_in(data: bytes) -> bytes | msgspec.Raw:
 
 
 def _has_output(delta: _Delta) -> bool:
-    if delta.content is not _NULL and bytes(delta.content) not in _NOTHING:
-        return True
+    """Return whether a delta says something beside `content`."""
     rest = (
         delta.tool_calls,
         delta.function_call,
