@@ -48,7 +48,9 @@ class Outbox:
         waiting = self._waiting
         if not waiting:
             if self.open < _FEW:
-                sink.write(data)
+                # One that broke is closed a turn before its protocol is told, and uvloop refuses writes to it.
+                if not sink.is_closing():
+                    sink.write(data)
                 return
             self._call_soon(self.flush)
         waiting.append((sink, data))

@@ -77,3 +77,13 @@ async def test_few_wait_for_nothing() -> None:
     outbox.open = 1
     outbox.write(sink, b"x")
     assert sink.got == [b"x"]
+
+
+async def test_nothing_is_written_to_those_who_are_gone() -> None:
+    """Neither at once nor later: a transport that is closed may refuse."""
+    outbox, gone = Outbox(asyncio.get_running_loop()), Sink(closing=True)
+    for exchanges in (0, 10):
+        outbox.open = exchanges
+        outbox.write(gone, b"x")
+        await asyncio.sleep(0)
+    assert gone.got == []
