@@ -51,6 +51,9 @@ class Discretion:
             place = f"[{backend.name}]"
             address = urlsplit(backend.base_url)
             found |= {backend.base_url: place, f"{address.scheme}://{address.netloc}": place, address.netloc: place}
+            host = address.hostname or ""
+            if len(host) >= _SHORT and ("." in host or ":" in host):
+                found.setdefault(host, place)  # many name the port elsewhere, or not at all; a bare name may be a word
         return sorted(((text, instead) for text, instead in found.items() if text), key=lambda pair: -len(pair[0]))
 
 

@@ -52,6 +52,15 @@ async def test_error_in_mid_stream_is_told_without_key_and_address(
     assert "bad [redacted]" in answer.text
 
 
+async def test_address_is_not_told_without_its_port_either(tmp_path: Path) -> None:
+    """Operating systems and proxies name host and port apart."""
+    async with scripted_upstream() as upstream:
+        upstream.script = fail(400, {"error": {"message": f"connect to 127.0.0.1 port {upstream.port} failed"}})
+        async with live_router(tmp_path, manifest_for(upstream.url)) as router:
+            answer = await router.chat()
+    assert answer.json()["error"]["message"] == f"connect to [b0] port {upstream.port} failed"
+
+
 async def test_details_and_headers_of_an_error_are_told_without_key_and_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
