@@ -158,7 +158,7 @@ class _Calls:
 
     Clients join the pieces by `index`, which counts from 0, and take `id` and name from a call's first piece alone.
     Some servers leave the index out, give the same one to each call or count from elsewhere, give no id, or repeat
-    it in each piece.
+    it in each piece, or give each piece another, name and all.
 
     Args:
         seed: Ids that the server does not give come of it.
@@ -168,6 +168,8 @@ class _Calls:
         self._seed = seed
         self._ids: list[str] = []
         self._names: list[str] = []
+        self._written: list[list[str]] = []
+        """The pieces of each call's arguments."""
         self._places: dict[int, int] = {}
         """The server's index to the number of the call that it means now."""
 
@@ -182,20 +184,33 @@ class _Calls:
         else:
             number = self._ids.index(id_) if id_ in self._ids else last
         begun = 0 <= number <= last
-        if not begun or (name and id_ != self._ids[number] and (id_ or index is None)):
+        if not begun or (name and id_ != self._ids[number] and (id_ or index is None) and self._over(number, name)):
             number = last + 1
+            self._written.append([])
             self._ids.append(id_ or _call_id(f"{self._seed}/{number}"))
             self._names.append(name)
             piece["id"] = self._ids[number]
-        elif id_:
+        elif id_ or index is None:
             # Clients add up what a later piece says.
-            del piece["id"]
+            piece.pop("id", None)
             if name and name == self._names[number]:
                 piece["function"] = {key: value for key, value in function.items() if key != "name"}
         if index is not None:
             self._places[index] = number
+        if isinstance(arguments := function.get("arguments"), str):
+            self._written[number].append(arguments)
         piece["index"] = number
         return said != piece
+
+    def _over(self, number: int, name: str) -> bool:
+        """Return whether a call is whole when a name comes: another's, or its own behind all its arguments."""
+        if name != self._names[number]:
+            return True
+        try:
+            msgspec.json.decode("".join(self._written[number]))
+        except msgspec.DecodeError:
+            return False
+        return True
 
 
 def _call_id(seed: str) -> str:

@@ -104,6 +104,13 @@ ODD_CALLS = {
         piece_of(B[:3], "g", id="b", index=1),
         piece_of(B[3:], id="d", index=1),
     ],
+    "all anew in each piece": [
+        piece_of("", "f", id="a", index=0),
+        piece_of(A[:3], "f", id="c", index=0),
+        piece_of(A[3:], "f", id="d", index=0),
+        piece_of(B[:3], "g", id="b", index=1),
+        piece_of(B[3:], "g", id="e", index=1),
+    ],
     "name repeated": [
         piece_of(A[:3], "f", id="a", index=0),
         piece_of(A[3:], "f", id="a", index=0),
@@ -123,6 +130,13 @@ def test_chat_stream_tells_calls_apart_for_clients_that_go_by_the_index(name: st
         for key, value in piece["function"].items():
             call[key] += value
     assert joined == {0: {"id": "a", "name": "f", "arguments": A}, 1: {"id": "b", "name": "g", "arguments": B}}
+
+
+def test_chat_stream_tells_two_calls_of_one_function_apart() -> None:
+    """Behind whole arguments the same name begins another call, though all have one index."""
+    pieces = [piece_of(A[:3], "f", id="a", index=0), piece_of(A[3:], index=0), piece_of(B, "f", id="b", index=0)]
+    told = [data_of(raw)["choices"][0]["delta"]["tool_calls"][0] for raw in calls_of(*pieces)]
+    assert [(call["index"], call.get("id")) for call in told] == [(0, "a"), (0, None), (1, "b")]
 
 
 def test_chat_stream_gives_a_call_without_an_id_one() -> None:
