@@ -75,6 +75,10 @@ reference: setup ## Regenerate the reference pages that come from the code
 cassettes: setup ## Record anew what external providers answer, for each whose key is set
 	@$(PYTHON) -m scripts.cassettes
 
+.PHONY: soak
+soak: setup ## Ten minutes of mixed traffic with faults and leaving clients, and what is left behind (SOAK_ARGS)
+	@exec $(PYTHON) -m scripts.soak $(SOAK_ARGS)
+
 .PHONY: bench
 bench: setup ## Measure the router against nginx, in about five minutes
 	@exec $(PYTHON) -m scripts.bench $(BENCH_ARGS)
@@ -85,4 +89,4 @@ bench-peers: setup ## Measure it against vllm-router and LiteLLM too; installs t
 
 .PHONY: clean
 clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients and .env
-	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .bench/bin .bench/run-*
+	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .bench/bin .bench/run-* .soak

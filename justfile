@@ -53,6 +53,10 @@ reference:
 cassettes:
     @make cassettes
 
+# Ten minutes of mixed traffic with faults and leaving clients, and what is left behind
+soak:
+    @exec make soak
+
 # Measure the router against nginx, in about five minutes
 bench:
     @exec make bench

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,13 +21,15 @@ class Discretion:
     """Takes out of errors what no caller may see.
 
     Args:
-        backends: Returns the backends of the snapshot in force.
+        backends: Returns the backends of the snapshot in force, the same object for the same snapshot.
         secrets: Where the keys that backends name are found.
     """
 
-    def __init__(self, backends: Callable[[], tuple[Backend, ...]], secrets: Secrets) -> None:
+    def __init__(self, backends: Callable[[], Mapping[str, Backend]], secrets: Secrets) -> None:
         self._backends = backends
         self._secrets = secrets
+        self._known: Mapping[str, Backend] | None = None
+        self._words: list[tuple[str, str]] = []
 
     def hush(self, error: ServiceError) -> None:
         """Clean an error's words in place; a failing request can afford the search."""
@@ -43,8 +45,11 @@ class Discretion:
 
     def _hidden(self) -> list[tuple[str, str]]:
         """Return what must not be told and what is told instead, the longest first."""
+        backends = self._backends()
+        if backends is self._known:
+            return self._words
         found: dict[str, str] = {}
-        for backend in self._backends():
+        for backend in backends.values():
             secret = None if backend.api_key_env is None else self._secrets(backend.api_key_env)
             if secret and len(secret) >= _SHORT:
                 found[secret] = "[redacted]"
@@ -54,7 +59,9 @@ class Discretion:
             host = address.hostname or ""
             if len(host) >= _SHORT and ("." in host or ":" in host):
                 found.setdefault(host, place)  # many name the port elsewhere, or not at all; a bare name may be a word
-        return sorted(((text, instead) for text, instead in found.items() if text), key=lambda pair: -len(pair[0]))
+        told = ((text, instead) for text, instead in found.items() if text)
+        self._known, self._words = backends, sorted(told, key=lambda pair: -len(pair[0]))
+        return self._words
 
 
 def _cleaned(text: str, hidden: list[tuple[str, str]]) -> str:

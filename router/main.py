@@ -113,7 +113,7 @@ async def open_services(
             _dispatcher(settings, Upstream(transport, read_secret), health, limiter, counting),
             Ledger(usage, counting),
             cache,
-            Discretion(lambda: tuple(catalog.current.backends.values()), read_secret),
+            Discretion(lambda: catalog.current.backends, read_secret),
             _tracer(settings, stack),
         )
         await state.connect()

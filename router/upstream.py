@@ -113,7 +113,7 @@ class DecodedReply:
                 raise decoder.failure
             try:
                 data = await self._exchange.read(until)
-            except UpstreamUnavailable as error:
+            except (UpstreamUnavailable, TimeoutError) as error:
                 return self._lost(error)
             if data is None:
                 self._ended = True
@@ -142,7 +142,7 @@ class DecodedReply:
         if decoder.failure is None and not (decoder.done or self._ended):
             try:
                 self._ended = await self._exchange.pump(feed, idle, ends)
-            except UpstreamUnavailable as error:
+            except (UpstreamUnavailable, TimeoutError) as error:
                 if error is refused:
                     raise
                 last = self._lost(error)
@@ -154,11 +154,12 @@ class DecodedReply:
             raise decoder.failure
         return decoder.done or self._ended
 
-    def _lost(self, error: UpstreamUnavailable) -> Sequence[Event]:
-        """Return the end of a stream whose connection broke when nothing but its end was missing.
+    def _lost(self, error: UpstreamUnavailable | TimeoutError) -> Sequence[Event]:
+        """Return the end of a stream that broke or fell silent when nothing but its end was missing.
 
         Raises:
             UpstreamUnavailable: More was missing.
+            TimeoutError: More was missing.
         """
         if not isinstance(self._decoder, EventStream):
             raise error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from router.interfaces import Reply
 from router.types import Candidate, Completion, Deployment, Endpoint, InferenceRequest
@@ -36,11 +36,9 @@ class LocalAgentAdapter:
         """Return the agent's reply as events of the request's endpoint; see `BackendAdapter.send`."""
         backend, model = deployment.backend, deployment.upstream_model
         created = int(self._clock())
-        changes: Sequence[str] = request.changes
-        if request.endpoint == "completions":
-            body, changes = completion_payload(request, model, backend.accepts_messages)
-        else:
-            body = infer_payload(request, model, backend.accepts_messages)
+        payload = completion_payload if request.endpoint == "completions" else infer_payload
+        body, dropped = payload(request, model, backend.accepts_messages)
+        changes = (*request.changes, *dropped)
         exchange = await self._upstream.post(deployment, "/infer", (body,), request, until)
         if request.stream:
             return DecodedReply(exchange, EventStream(InferStream(request, model, reply_model, created)), changes)

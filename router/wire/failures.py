@@ -22,7 +22,7 @@ from shared.errors import (
 )
 from shared.logs import redact
 
-__all__ = ["error_event", "failure", "rejected", "retry_after"]
+__all__ = ["error_event", "failure", "rejected", "retry_after", "unavailable"]
 
 _OUR_ACCOUNT = (401, 402, 403)
 _OUR_ACCOUNT_CODES = ("invalid_api_key", "authentication_error", "insufficient_quota", "permission_error")
@@ -59,10 +59,15 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
     words = str(detail.get("message") or "") if quoted else ""
     if status == 503 and detail.get("code") == "overloaded":
         return UpstreamOverloaded(words[:500] or "The backend's queue is full.", retry_after=wait)
-    unavailable = UpstreamUnavailable(words[:500] or f"The backend failed with status {status}.", retry_after=wait)
+    return unavailable(status, wait, words[:500])
+
+
+def unavailable(status: int, wait: float | None, words: str = "") -> UpstreamUnavailable:
+    """Return the error for a 5xx; a 503 and a 529 stay what they are."""
+    error = UpstreamUnavailable(words or f"The backend failed with status {status}.", retry_after=wait)
     if status in _NO_CAPACITY:
-        unavailable.status = status
-    return unavailable
+        error.status = status
+    return error
 
 
 def _by_status(status: int, detail: dict[str, Any], wait: float | None) -> ServiceError | None:

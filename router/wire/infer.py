@@ -22,6 +22,11 @@ BYTES_PER_TOKEN = 4
 _NULL = msgspec.Raw(b"null")
 _OPTIONAL = ("top_p", "top_k", "stop", "seed", "prefill")
 _DOCUMENTED = ("model", "prompt", "max_tokens", "temperature", "stream", "stream_options", "router", "user")
+_SAID = frozenset(
+    (*_DOCUMENTED, "messages", "max_completion_tokens", "n", "continue_final_message", "add_generation_prompt")
+)
+_NEUTRAL = (b"null", b"false", b"0", b"0.0", b"[]", b"{}")
+"""Values that ask for nothing."""
 
 
 class _Piece(msgspec.Struct):
@@ -53,8 +58,8 @@ _USAGE = msgspec.json.Decoder(_Usage)
 _REPLY = msgspec.json.Decoder(_Reply)
 
 
-def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messages: bool) -> bytes:
-    """Return the `/infer` payload for a chat request.
+def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messages: bool) -> tuple[bytes, list[str]]:
+    """Return the `/infer` payload for a chat request, and what it has no words for.
 
     An agent that accepts messages gets them, and applies its model's own template; any other
     gets the documented payload alone, with the conversation rendered into `prompt` in order. What vLLM calls
@@ -68,10 +73,13 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
         "temperature": 0.7 if bytes(temperature) == b"null" else temperature,
         "stream": request.stream,
     }
+    told = {name: value for name, value in fields.items() if name not in _SAID and bytes(value) not in _NEUTRAL}
     if not accepts_messages:
-        return msgspec.json.encode({"prompt": _render_prompt(_TURNS.decode(messages)), **payload})
+        whole = {"prompt": _render_prompt(_TURNS.decode(messages)), **payload}
+        return msgspec.json.encode(whole), [f"{name} dropped" for name in told]
     payload |= {"messages": messages, "model": upstream_model}
     for name in _OPTIONAL:
+        told.pop(name, None)
         if bytes(value := fields.get(name, _NULL)) != b"null":
             payload[name] = value
     if bytes(fields.get("continue_final_message", _NULL)) == b"true":
@@ -79,7 +87,7 @@ def infer_payload(request: InferenceRequest, upstream_model: str, accepts_messag
         turn = msgspec.json.decode(last, type=_Turn)
         if before and turn.role == "assistant":
             payload |= {"messages": before, "prefill": _text(turn.content)}
-    return msgspec.json.encode(payload)
+    return msgspec.json.encode(payload), [f"{name} dropped" for name in told]
 
 
 def completion_payload(

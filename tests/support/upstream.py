@@ -92,18 +92,28 @@ class ScriptedUpstream:
         self.requests: list[SeenRequest] = []
         self.connections = 0
         self.script: Script = say("Hello from the script.")
+        self._waiting: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
         """The base URL, with `/v1`."""
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def hang_up(self) -> None:
+        """Close the connections that wait for another request."""
+        for writer in self._waiting:
+            writer.close()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
-                request = await _read_request(reader)
+                self._waiting.add(writer)
+                try:
+                    request = await _read_request(reader)
+                finally:
+                    self._waiting.discard(writer)
                 self.requests.append(request)
                 work = asyncio.ensure_future(self.script(request, ScriptedReply(writer)))
                 gone = asyncio.ensure_future(reader.read(1))

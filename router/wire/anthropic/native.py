@@ -228,6 +228,7 @@ class MessagesStream:
         self._reply_model = reply_model
         self._counts: Counts | None = None
         self._started = False
+        self._finished = False
         self._stopped = False
 
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
@@ -271,6 +272,7 @@ class MessagesStream:
         if kind == "message_delta":
             self._counts = merge_counts(self._counts, read_counts(told.usage))
             reason = told.delta.stop_reason if told.delta else None
+            self._finished = self._finished or reason is not None
             return Chunk(raw, usage=usage_of(self._counts), finish_reason=finish_reason(reason))
         if kind == "message_stop":
             if not self._started:
@@ -280,11 +282,13 @@ class MessagesStream:
         return Chunk(raw)
 
     def close(self) -> tuple[Chunk, ...]:
-        """Return nothing more where the message has ended.
+        """Return what ends a message that gave its reason to stop, where the bytes end without `message_stop`.
 
         Raises:
             UpstreamUnavailable: The bytes ended before the message did.
         """
-        if not self._stopped:
+        if self._stopped:
+            return ()
+        if not self._finished:
             raise UpstreamUnavailable("The backend closed the stream before its answer was complete.")
-        return ()
+        return (Chunk(encode_event(b'{"type":"message_stop"}', "message_stop"), done=True),)

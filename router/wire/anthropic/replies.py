@@ -199,14 +199,16 @@ class ReplyStream:
         return self._stop() if kind == "message_stop" else []
 
     def close(self) -> list[Chunk]:
-        """Return nothing more where the message has ended.
+        """Return what ends a message that gave its reason to stop, where the bytes end without `message_stop`.
 
         Raises:
             UpstreamUnavailable: The bytes ended before the message did.
         """
-        if not self._stopped:
+        if self._stopped:
+            return []
+        if self._finish is None:
             raise UpstreamUnavailable("The backend closed the stream before its answer was complete.")
-        return []
+        return self._stop()
 
     def _start(self, message: _Message) -> list[Chunk]:
         self._id = self._id or message.id

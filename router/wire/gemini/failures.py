@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from router.wire.failures import failure, retry_after
+from router.wire.failures import failure, retry_after, unavailable
 from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
@@ -16,7 +16,6 @@ from shared.errors import (
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnauthorized,
-    UpstreamUnavailable,
 )
 from shared.logs import redact
 
@@ -86,7 +85,7 @@ def _meaning(status: int, error: _Error, headers: Mapping[str, str]) -> ServiceE
     wait = retry_after(headers) or _delay(error)
     if status == 503 and any(phrase in told for phrase in _FULL):
         return UpstreamOverloaded("The backend has no room.", retry_after=wait)
-    return UpstreamUnavailable(f"The backend failed with status {status}.", retry_after=wait)
+    return unavailable(status, wait)
 
 
 def _ours(error: _Error) -> bool:

@@ -59,6 +59,10 @@ class ClientDialect:
         """Return how an error of some code and status is told."""
         return code
 
+    def status(self, status: int) -> int:
+        """Return the status by which this dialect knows what others know by another."""
+        return status
+
     def whole(self, body: bytes) -> Read:
         """Read a whole answer, an error included."""
         raise NotImplementedError
@@ -106,7 +110,9 @@ class ChatClient(ClientDialect):
         return read
 
 
-_ANTHROPIC = {404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error"}
+_OVERLOADED = 529
+"""What Anthropic calls a backend that has no room, which others call 503."""
+_ANTHROPIC = {429: "rate_limit_error", 504: "timeout_error", 529: "overloaded_error"}
 
 
 class MessagesClient(ClientDialect):
@@ -123,6 +129,10 @@ class MessagesClient(ClientDialect):
     def code(self, code: str, status: int) -> str:
         """Return an error's type, which goes by the status."""
         return _ANTHROPIC.get(status, "invalid_request_error" if 400 <= status < 500 else "api_error")
+
+    def status(self, status: int) -> int:
+        """Return 529 for a lack of room."""
+        return _OVERLOADED if status == 503 else status
 
     def _error(self, told: Any, read: Read) -> None:
         error = told.get("error")
@@ -199,9 +209,9 @@ class ResponsesClient(ClientDialect):
                 read.problems.append(f"event {name} holds {told['type']}")
             if read.ended or read.error is not None:
                 read.problems.append("something follows the end")
-            if told.get("sequence_number", number) <= number:
+            if told["sequence_number"] <= number and name != "error":  # whoever tells an error has not counted
                 read.problems.append("the sequence numbers do not grow")
-            number = told.get("sequence_number", number)
+            number = told["sequence_number"]
             if name == "error":
                 read.error = str(told.get("code") or told.get("error", {}).get("code"))
             elif name == "response.failed":
@@ -215,4 +225,6 @@ class ResponsesClient(ClientDialect):
         return read
 
 
-CLIENTS: Mapping[str, ClientDialect] = {client.name: client for client in (ChatClient(),)}
+CLIENTS: Mapping[str, ClientDialect] = {
+    client.name: client for client in (ChatClient(), MessagesClient(), ResponsesClient())
+}

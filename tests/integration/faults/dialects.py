@@ -36,6 +36,7 @@ class BackendDialect:
         finish: The events that end the answer.
         closing: What tells that nothing more comes; empty where `finish` does.
         hollow: A whole answer that holds no answer.
+        too_long: How it says that a prompt is too long.
     """
 
     name: str
@@ -47,6 +48,7 @@ class BackendDialect:
     finish: tuple[bytes, ...]
     closing: bytes
     hollow: bytes
+    too_long: str = "This model's maximum context length is 10 tokens."
 
     def error(self, status: int, message: str) -> bytes:
         """Return the body that tells an error."""
@@ -168,6 +170,7 @@ def _anthropic() -> BackendDialect:
         ),
         closing=_event({"type": "message_stop"}, "message_stop"),
         hollow=b'{"id": "msg_script", "type": "message", "role": "assistant", "model": "upstream-model"}',
+        too_long="prompt is too long: 20 tokens > 10 maximum",
     )
 
 
@@ -193,7 +196,10 @@ def _gemini() -> BackendDialect:
         finish=(_event({**told("", finishReason="STOP"), "usageMetadata": counted}),),
         closing=b"",
         hollow=b'{"modelVersion": "upstream-model"}',
+        too_long="The input token count (20) exceeds the maximum number of tokens allowed (10).",
     )
 
 
-DIALECTS: Mapping[str, BackendDialect] = {dialect.name: dialect for dialect in (_openai(), _agent())}
+DIALECTS: Mapping[str, BackendDialect] = {
+    dialect.name: dialect for dialect in (_openai(), _agent(), _anthropic(), _gemini())
+}

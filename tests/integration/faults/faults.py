@@ -20,7 +20,7 @@ from tests.integration.faults.scenes import (
 
 __all__ = ["FAULTS", "LIMIT", "Fate", "Fault"]
 
-LIMIT = 0.3
+LIMIT = 0.5
 """Seconds of the limit that a fault is to reach; all its other limits are far away."""
 
 
@@ -202,10 +202,17 @@ _STREAMS = {
     ),
     "no_closing": _stream("forgets the event that closes its stream", in_stream("4", "finish", "end"), _ANSWER),
     "cut_finished": _stream("is cut off after its finish", in_stream("4", "finish", "cut"), _ANSWER),
-    "late_framing": _stream(
-        "never ends its framing", in_stream("4", "finish", "closing", "silence"), _ANSWER
+    "late_framing": Fault(
+        "never ends its framing", in_stream("4", "finish", "closing", "silence"), None, _ANSWER,
+        unless={("gemini", True): None},
     ),
-    "long_event": _stream("sends an event of 2 MB", in_stream("2MB", "rest", "finish", "closing", "end"), _ANSWER),
+    "silent_finished": _stream(
+        "falls silent after its finish", in_stream("4", "finish", "silence"),
+        Fate("answer", "same", 1, "`idle` limit"), "idle",
+    ),
+    "long_event": _stream(
+        "sends an event of 256 KB", in_stream("0", "long", "rest", "finish", "closing", "end"), _ANSWER
+    ),
 }  # fmt: skip
 
 _ENVOY = "upstream connect error or disconnect/reset before headers. reset reason: connection failure"
@@ -232,7 +239,10 @@ _STATUSES = {
     "503": _both("answers 503", status(503), _FULL),
     "503_envoy": _both("answers 503 as Envoy does, in words", status(503, text=_ENVOY), _FULL),
     "503_long": _both("answers 503, `Retry-After: 60`", status(503, "retry-after: 60\r\n"), _ONE_TRY),
-    "504": _both("answers 504", status(504), _GONE),
+    "504": Fault(
+        "answers 504", status(504), _GONE, _GONE,
+        unless=dict.fromkeys([("gemini", False), ("gemini", True)], Fate("504 upstream_timeout", tries=1)),
+    ),
     "529": _both("answers 529 (overloaded)", status(529), _BUSY),
     "204": _both("answers 204", written(b"HTTP/1.1 204 No Content\r\n\r\n", then_cut=False), _GONE),
     "599": _both("answers 599", status(599, text="?"), _GONE),

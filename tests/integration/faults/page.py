@@ -29,7 +29,7 @@ out on a kept connection which then closes without a byte is sent once more on a
 
 **With another** is what the client sees where a healthy candidate follows. *Its answer*: that one's, and nothing of
 the first. *Joined*: what was said before the fault and what the other one adds, as one answer without a gap or a
-repetition.
+repetition; a `messages` stream that an `anthropic` backend gives in the client's own dialect is cut instead.
 
 **Billed**: the answer that was delivered, once. What was cut off is estimated; nothing is billed for an error.
 """

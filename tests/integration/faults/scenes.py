@@ -112,7 +112,7 @@ def status(code: int, headers: str = "", text: str | None = None, *, long: bool 
     """Answer with a status and the dialect's own error, or a text that is none."""
 
     async def act(scene: Scene) -> None:
-        words = "This model's maximum context length is 10 tokens." if long else scene.talk
+        words = scene.dialect.too_long if long else scene.talk
         told = scene.dialect.error(code, words) if text is None else text.encode()
         kind = _JSON if text is None else "text/plain"
         head = f"HTTP/1.1 {code} X\r\ncontent-type: {kind}\r\ncontent-length: {len(told)}\r\n{headers}\r\n"
@@ -178,7 +178,7 @@ def in_stream(*steps: str) -> Act:
     """Answer with a stream of steps: a number of words, or what goes wrong.
 
     Steps: `N` the first N words; `quiet` an event without content; `error` an error event; `broken` an event that is
-    no JSON; `huge` an event without an end; `2MB` a long first word, `rest` the others; `finish`, `closing` the
+    no JSON; `huge` an event without an end; `long` a long first word, `rest` the others; `finish`, `closing` the
     answer's proper end; `done` OpenAI's; `cut` the connection lost; `framing` a chunk that is none; `end` the end of
     the body; `silence`; `pings` comments for ever; `drip` a byte now and then.
     """
@@ -228,7 +228,7 @@ async def _vocabulary(scene: Scene) -> dict[str, Callable[[], Awaitable[None]]]:
         "closing": lambda: scene.say(*filter(None, (told.closing,))),
         "done": lambda: scene.say(b"data: [DONE]\n\n"),
         "framing": lambda: reply.raw(b"zz\r\nno chunk\r\n"),
-        "2MB": lambda: scene.say(told.words[0].replace(b"one", b"one" + b" " * (2 * 1024 * 1024))),
+        "long": lambda: scene.say(told.words[0].replace(b"one", b"one" + b" " * (256 * 1024))),
         "rest": lambda: scene.say(*told.words[1:]),
         "end": reply.end_stream,
         "cut": cut,

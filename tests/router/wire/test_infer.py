@@ -27,7 +27,7 @@ CONVERSATION = [
 
 def payload(accepts_messages: bool, **fields: Any) -> Any:
     """The payload for a chat request with `fields`."""
-    return json.loads(infer_payload(chat_request(**fields), "up", accepts_messages))
+    return json.loads(infer_payload(chat_request(**fields), "up", accepts_messages)[0])
 
 
 def event(data: Any) -> SSEEvent:
@@ -106,8 +106,8 @@ def test_infer_payload_survives_numbers_that_no_parser_holds() -> None:
     """JSON may write numbers larger than any float; a message that does is still a message."""
     body = b'{"model":"m","messages":[{"role":"user","content":"Hi","x":1e99999}]}'
     request = parse_chat(body, "req_1", CALLER, {})
-    assert json.loads(infer_payload(request, "up", accepts_messages=False))["prompt"] == "Hi"
-    assert b"1e99999" in infer_payload(request, "up", accepts_messages=True)
+    assert json.loads(infer_payload(request, "up", accepts_messages=False)[0])["prompt"] == "Hi"
+    assert b"1e99999" in infer_payload(request, "up", accepts_messages=True)[0]
 
 
 # --- whole answers ----------------------------------------------------------------------------
@@ -261,3 +261,11 @@ def test_infer_stream_says_what_the_whole_answer_says(pieces: list[str]) -> None
     whole = parse_infer(body, chat_request(), "up", None, 0)
     assert said == json.loads(whole.body)["choices"][0]["message"]["content"]
     assert [chunk.usage for chunk in chunks if chunk.usage] == [whole.usage]
+
+
+@pytest.mark.parametrize(("accepts", "dropped"), [(True, ["logit_bias"]), (False, ["seed", "logit_bias"])])
+def test_what_the_payload_has_no_words_for_is_told(accepts: bool, dropped: list[str]) -> None:
+    """But for what asks for nothing."""
+    fields = {"seed": 1, "logit_bias": {"1": 2}, "n": 1, "frequency_penalty": 0, "user": "u", "logprobs": False}
+    _, changes = infer_payload(chat_request(**fields), "up", accepts)
+    assert changes == [f"{name} dropped" for name in dropped]

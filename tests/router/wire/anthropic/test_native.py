@@ -150,11 +150,18 @@ def test_only_output_commits() -> None:
     assert outputs == [False, False, False, True, False, True, True, False, False, False]
 
 
+def test_a_stream_without_its_last_event_gets_it() -> None:
+    """Once the message has given its reason to stop, nothing but its end is missing."""
+    events = claude.events(claude.text("x"))
+    whole = b"".join(chunk.raw for chunk in streamed([claude.written(*events[:-1])]))
+    assert whole.endswith(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+
+
 def test_a_stream_without_its_end_or_with_an_error_is_no_answer() -> None:
     """A cut is a failure, and so is an error event."""
     events = claude.events(claude.text("x"))
     with pytest.raises(UpstreamUnavailable):
-        streamed([claude.written(*events[:-1])])
+        streamed([claude.written(*events[:-2])])
     with pytest.raises(UpstreamUnavailable, match="boom"):
         streamed([claude.written(*events[:2]), claude.written(claude.error("api_error", "boom"))])
     with pytest.raises(UpstreamUnavailable):

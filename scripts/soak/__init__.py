@@ -1,0 +1,1 @@
+"""A soak: mixed traffic for minutes, and whether anything is left behind."""
