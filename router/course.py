@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec import structs
@@ -12,7 +12,7 @@ from msgspec import structs
 from router.attempt import AttemptLimits, DeadlinePassed, LiveAttempt
 from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Bridge, Bridges
-from router.limits.limiter import Limiter, Refusal
+from router.limits.limiter import FREE, Limiter, Refusal
 from router.resume import Joint, Story, resumable
 from router.routing.estimates import expected_completion
 from router.trail import Trail
@@ -51,6 +51,7 @@ class Desk:
         attempts: The attempt budget of one request.
         deadline: Seconds that one request may take, where it wishes no other limit.
         clock: As `time.perf_counter`.
+        aside: Learns from what stand-ins answer, and is asked by nobody.
     """
 
     adapters: Mapping[str, BackendAdapter]
@@ -61,6 +62,7 @@ class Desk:
     attempts: int
     deadline: float
     clock: Callable[[], float]
+    aside: HealthBoard = field(default_factory=HealthBoard)
 
 
 class Begun(NamedTuple):
@@ -199,8 +201,8 @@ class Course:
             make = self._desk.bridges.get(request.endpoint)
             stand_in = self._desk.stand_ins.get(request.endpoint)
             if stand_in is not None:
-                adapter = stand_in
-            elif make is not None:
+                return Begun(await self._begin(stand_in, candidate, request, aside=True), None, None)
+            if make is not None:
                 bridge = make(request)
                 request = structs.replace(bridge.request, carried=True)
             else:
@@ -223,11 +225,21 @@ class Course:
             raise _Unspoken(f"No adapter speaks the dialect {dialect!r}.")
         return adapter
 
-    async def _begin(self, adapter: BackendAdapter, candidate: Candidate, request: InferenceRequest) -> LiveAttempt:
-        """Send a request to one candidate and return the attempt at its commit point."""
+    async def _begin(
+        self, adapter: BackendAdapter, candidate: Candidate, request: InferenceRequest, *, aside: bool = False
+    ) -> LiveAttempt:
+        """Send a request to one candidate and return the attempt at its commit point.
+
+        Args:
+            adapter: Sends it.
+            candidate: Whom to.
+            request: In a form that the adapter speaks.
+            aside: Whether somebody answers in the candidate's place, of which its limits and health know nothing.
+        """
         desk, trail, decision, deployment = self._desk, self._trail, self.decision, candidate.deployment
+        health = desk.aside if aside else desk.health
         tokens = 0 if deployment.limits.tpm is None else expected_tokens(decision)
-        reservation = desk.limiter.reserve(deployment, tokens)
+        reservation = FREE if aside else desk.limiter.reserve(deployment, tokens)
         if reservation is None:
             self._refusals.append(desk.limiter.refusal(deployment, tokens))
             raise PassedOver("The deployment is at its limit.")
@@ -240,8 +252,8 @@ class Course:
         timeouts = deployment.backend.timeouts
         first = begun + timeouts.first_token if request.stream else None
         limits = AttemptLimits(begun + timeouts.total, self._ends, first, timeouts.idle)
-        ticket = desk.health.begin(deployment)
-        attempt = LiveAttempt(candidate, limits, desk.health, ticket, desk.clock, reservation)
+        ticket = health.begin(deployment)
+        attempt = LiveAttempt(candidate, limits, health, ticket, desk.clock, reservation)
         try:
             await attempt.begin(adapter, request, reply_model)
         except BaseException as error:
@@ -251,7 +263,7 @@ class Course:
         trail.note(deployment, begun, now, None)
         if trail.first_token is None:
             trail.first_token = now
-        desk.health.succeed(deployment, (now - begun) * 1000 if request.stream else None)
+        health.succeed(deployment, (now - begun) * 1000 if request.stream else None)
         return attempt
 
     async def _gave_up(self, attempt: LiveAttempt, begun: float, error: BaseException) -> None:

@@ -63,8 +63,10 @@ class Committed:
                 if await self._ended(error):
                     return self._told(_END)
                 continue
-            if not events or (events := self._told(events)):
+            if not events or (self._story is None and self._bridge is None):
                 return events
+            if told := self._told(events):
+                return told
 
     async def pump(self, take: Callable[[Sequence[Event]], bool]) -> None:
         """Hand on the answer's events as they come, until `take` says False or the answer is complete.

@@ -31,8 +31,15 @@ _NEVER = frozenset(
     }
 )
 _ERROR_LIMIT = 64 * 1024
-_NOTED = ("x-ratelimit-", "anthropic-ratelimit-", "openai-", "retry-after")
-"""What the names of the headers begin with that a client gets of a backend's answer."""
+_NOTED = (
+    "x-ratelimit-",
+    "anthropic-ratelimit-",
+    "openai-processing-ms",
+    "openai-version",
+    "openai-model",
+    "retry-after",
+)
+"""How the headers' names begin that a client gets of a backend's answer; none names the router's account."""
 _NOTE_SAFE = "/:@.+ ,[]=_-"
 _FIXED = {
     "content-type": "application/json",
@@ -260,8 +267,9 @@ class Upstream:
 
 def _address(base_url: str, path: str, model: str) -> str:
     """Return a URL: `path` goes behind the path of the base URL, before its query."""
-    base, mark, query = base_url.partition("?")
-    return base.rstrip("/").replace("{model}", quote(model, safe="")) + path + mark + query
+    base, _, query = base_url.partition("?")
+    address = base.rstrip("/").replace("{model}", quote(model, safe="")) + path
+    return f"{address}{'&' if '?' in path else '?'}{query}" if query else address
 
 
 async def _failure(backend: Backend, manner: Manner, exchange: Exchange, until: float) -> ServiceError:

@@ -73,11 +73,20 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
         caller = await identify(services, call.headers)
         request = front.parse(call.body, call.id, caller, call.headers)
         # What is no stream of events cannot be numbered, nor resumed in the middle.
-        numbered = not request.stream or bool(front.ping)
-        if services.desk is not None and call.headers.get(KEY) and numbered:
+        if call.headers.get(KEY) and services.desk is not None and (front.ping or not request.stream):
             await _once(services, services.desk, request, call, client, log, resource)
-        else:
-            await _at_once(services, await _prepared(services, request, resource), call, client, log, resource)
+            return
+        if resource.prepare is not None:
+            request = await resource.prepare(services, request)
+        meter = services.gateway.open(request, call.started)
+        if not request.stream:
+            await _tell(services, meter, client, log, resource)
+            return
+        vigil = services.pulse.watch(client, front.ping, lambda: (*_SSE, *meter.early_head()))
+        try:
+            await _tell(services, meter, client, log, resource)
+        finally:
+            services.pulse.leave(vigil)
     except _BrokenOff:
         client.abort()
     except ServiceError as error:
@@ -87,25 +96,6 @@ async def respond(services: Services, call: Call, client: Client, log: dict[str,
             await client.end(front.error_event(error))
         else:
             await answer_error(client, error, front)
-
-
-async def _prepared(services: Services, request: InferenceRequest, resource: Resource) -> InferenceRequest:
-    return request if resource.prepare is None else await resource.prepare(services, request)
-
-
-async def _at_once(
-    services: Services, request: InferenceRequest, call: Call, client: Client, log: dict[str, Any], resource: Resource
-) -> None:
-    """Answer a request that stands for itself."""
-    meter = services.gateway.open(request, call.started)
-    if not request.stream:
-        await _tell(services, meter, client, log, resource)
-        return
-    vigil = services.pulse.watch(client, resource.front.ping, lambda: (*_SSE, *meter.early_head()))
-    try:
-        await _tell(services, meter, client, log, resource)
-    finally:
-        services.pulse.leave(vigil)
 
 
 async def _once(
@@ -120,7 +110,8 @@ async def _once(
     """Answer a request that is to be answered once, however often it is sent."""
 
     async def perform(recording: Recording) -> None:
-        meter = services.gateway.open(await _prepared(services, request, resource), call.started)
+        asked = request if resource.prepare is None else await resource.prepare(services, request)
+        meter = services.gateway.open(asked, call.started)
         recording.early = meter.early_head()
         await _tell(services, meter, recording, log, resource)
         recording.keep, recording.private = meter.error is None, meter.privacy == "local"

@@ -183,3 +183,26 @@ async def test_messages_pass_to_a_backend_that_declares_them(tmp_path: Path) -> 
             counted = await router.client.post("/v1/messages/count_tokens", json=asked, headers=headers)
             assert counted.json() == {"input_tokens": 3}
             assert upstream.requests[-1].path == "/v1/messages/count_tokens"
+
+
+async def test_address_with_a_query_keeps_it_behind_the_path(tmp_path: Path) -> None:
+    """Azure's classic addresses name the model in the path and the version in the query."""
+    async with scripted_upstream() as upstream:
+        base = upstream.url.removesuffix("/v1") + "/openai/deployments/{model}?api-version=2024-10-21"
+        async with live_router(tmp_path, manifest_for(base)) as router:
+            assert (await router.chat()).status_code == 200
+        assert upstream.requests[0].path == "/openai/deployments/up-0/chat/completions?api-version=2024-10-21"
+
+
+async def test_client_learns_the_limits_and_not_the_account(tmp_path: Path) -> None:
+    """Of a backend's headers those go on that say something of the request."""
+    told = {"x-ratelimit-remaining-requests": "7", "openai-processing-ms": "3"}
+    own = {"openai-organization": "org-ours", "openai-project": "proj-ours", "set-cookie": "a=b"}
+
+    async def script(_request: SeenRequest, reply: ScriptedReply) -> None:
+        await reply.json(completion("Hi"), headers=told | own)
+
+    async with scripted_upstream(script) as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        headers = dict((await router.chat()).headers)
+    assert told.items() <= headers.items()
+    assert not own.keys() & headers.keys()
