@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -53,15 +53,14 @@ class Delta(msgspec.Struct):
     def text(self) -> str:
         """The text; some servers tell it in parts."""
         raw = bytes(self.content)
-        if raw.startswith(b"["):
-            parts = msgspec.json.decode(raw)
-            return "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
-        return _string(raw)
+        return "".join(_words(raw, "text")) if raw.startswith(b"[") else _string(raw)
 
     @property
     def thought(self) -> str:
-        """The reasoning, which servers tell under either name, or under both."""
-        return _string(bytes(self.reasoning_content)) or _string(bytes(self.reasoning))
+        """The reasoning, which servers tell under either name, under both, or in parts of the content."""
+        told = _string(bytes(self.reasoning_content)) or _string(bytes(self.reasoning))
+        raw = bytes(self.content)
+        return told or ("".join(_words(raw, "thinking")) if raw.startswith(b"[") else "")
 
 
 class _Logprobs(msgspec.Struct):
@@ -105,6 +104,16 @@ def read_chat(data: bytes) -> Chat:
         return _CHAT.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
+
+
+def _words(parts: bytes, kind: str) -> Iterator[str]:
+    """Yield what parts say in words of one kind: a text, or a list of texts."""
+    for part in msgspec.json.decode(parts):
+        words = part.get(kind) if isinstance(part, dict) else None
+        for one in words if isinstance(words, list) else [words]:
+            said = one.get("text") if isinstance(one, dict) else one
+            if isinstance(said, str):
+                yield said
 
 
 def _string(raw: bytes) -> str:

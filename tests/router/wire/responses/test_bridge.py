@@ -226,6 +226,10 @@ def test_odd_answers() -> None:
     """Text in parts, reasoning under both names, arguments as an object, and nothing at all are understood."""
     parts = whole({"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]})
     assert parts["output"][0]["content"][0]["text"] == "ab"
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    thought, said = whole({"content": [thinking, {"type": "text", "text": "a"}]})["output"]
+    assert (thought["type"], thought["content"][0]["text"]) == ("reasoning", "hm")
+    assert said["content"][0]["text"] == "a"
     both = whole({"content": "x", "reasoning": "why", "reasoning_content": "why"})
     assert both["output"][0]["content"][0]["text"] == "why"
     loose = whole({"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]})
