@@ -29,6 +29,7 @@ from router.tracing import TracingUnavailable, require_tracing
 from router.workers.acceptor import Acceptor
 from router.workers.link import ParentLink
 from router.workers.seat import Seat, remove_folder
+from shared.allocator import return_large_blocks
 from shared.collector import calm_collector
 from shared.logs import logging_to_stderr
 
@@ -168,6 +169,7 @@ def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None =
             host, port = listener.getsockname()[:2]
             _log.info("listening", extra={"fields": {"host": host, "port": port}})
             calm_collector()
+            return_large_blocks()
             server.run([listener])
     finally:
         if seat is not None and link is not None and link.lost:

@@ -164,11 +164,11 @@ class Traffic:
         seen = _seen(reply, reply.request.url.path, stream)
         wanted = {"answer"}
         if fate is not None and model.startswith("solo"):
-            wanted = {fate.alone.split()[0]}
+            wanted = {_known(fate.alone.split()[0], reply)}
         elif fate is not None and fate.paired == "joined" and "messages" in reply.request.url.path:
             wanted |= {"cut"}  # an `anthropic` backend's own stream is passed on as it comes
         elif fate is not None and fate.paired == "same":
-            wanted |= {fate.alone.split()[0]}  # whichever of the two was asked first
+            wanted |= {_known(fate.alone.split()[0], reply)}  # whichever of the two was asked first
         elif kind == "huge" and size > _LIMIT:
             wanted = {"413"}
         if seen in wanted or (seen == "answer" and "said" in wanted):
@@ -183,6 +183,12 @@ class Traffic:
         self.counts["unexplained"] += 1
         if len(self.unexplained) < 20:
             self.unexplained.append(what)
+
+
+def _known(status: str, reply: httpx.Response) -> str:
+    """Return the status by which the client's dialect knows what others know by another."""
+    reader = _READERS.get(reply.request.url.path)
+    return status if reader is None or not status.isdecimal() else str(reader.status(int(status)))
 
 
 def _seen(reply: httpx.Response, path: str, stream: bool) -> str:
