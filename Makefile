@@ -76,7 +76,7 @@ cassettes: setup ## Record anew what external providers answer, for each whose k
 	@$(PYTHON) -m scripts.cassettes
 
 .PHONY: soak
-soak: setup ## Ten minutes of mixed traffic with faults and leaving clients, and what is left behind (SOAK_ARGS)
+soak: setup ## Ten minutes of mixed traffic with faults and leaving clients, and what is left behind
 	@exec $(PYTHON) -m scripts.soak $(SOAK_ARGS)
 
 .PHONY: bench
