@@ -20,11 +20,9 @@ _FORMS = frozenset({"raw_prompt", "audio_api"})
 """Ways to ask that a model needs no capability of its own for, but a dialect words."""
 _SPOKEN: Mapping[Dialect, frozenset[str]] = {
     # `/infer` has no fields for more than text in, text out.
-    "local_agent": _CHAT_AND_BRIDGED | {"completions", "prefill"},
-    "anthropic": _CHAT_AND_BRIDGED
-    | {"native_messages", "tools", "json_schema", "vision", "files", "reasoning", "prefill"},
-    "gemini": _CHAT_AND_BRIDGED
-    | {"tools", "json_schema", "vision", "audio", "files", "logprobs", "reasoning", "prefill"},
+    "local_agent": _CHAT_AND_BRIDGED | {"completions"},
+    "anthropic": _CHAT_AND_BRIDGED | {"native_messages", "tools", "json_schema", "vision", "files", "reasoning"},
+    "gemini": _CHAT_AND_BRIDGED | {"tools", "json_schema", "vision", "audio", "files", "logprobs", "reasoning"},
 }
 """All that a dialect has words for; whatever is not here speaks OpenAI's and has words for everything."""
 _ONE_CHOICE = ("local_agent", "anthropic")
