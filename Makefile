@@ -42,7 +42,7 @@ k3s-down: ## Remove what k3s-up made (not built yet)
 
 .PHONY: test
 test: setup ## Run all tests with coverage, in parallel
-	@$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --cov --cov-report term $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report term $(PYTEST_ARGS)
 
 .PHONY: test-clients
 test-clients: setup ## Drive the router with real client libraries; installs them into .clients/
