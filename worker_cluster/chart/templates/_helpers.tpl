@@ -1,0 +1,35 @@
+{{/* Names and labels that all templates share. */}}
+
+{{/* What the names of all objects begin with; short enough for the longest suffix. */}}
+{{- define "worker-cluster.fullname" -}}
+{{- default .Release.Name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Labels of every object; `dict "root" $ "component" "decode"`. */}}
+{{- define "worker-cluster.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{ include "worker-cluster.selectorLabels" . }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Labels that select the pods of one component; they never change for a release. */}}
+{{- define "worker-cluster.selectorLabels" -}}
+app.kubernetes.io/name: {{ .root.Chart.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{/* Labels that select all workers, whatever their role: what the endpoint picker chooses from. */}}
+{{- define "worker-cluster.poolLabels" -}}
+app.kubernetes.io/instance: {{ .Release.Name }}
+llm-d.ai/inference-serving: "true"
+{{- end -}}
+
+{{/* The name that clients ask for. */}}
+{{- define "worker-cluster.servedName" -}}
+{{- default .Values.model.id .Values.model.servedName -}}
+{{- end -}}
