@@ -33,3 +33,20 @@ llm-d.ai/inference-serving: "true"
 {{- define "worker-cluster.servedName" -}}
 {{- default .Values.model.id .Values.model.servedName -}}
 {{- end -}}
+
+{{/*
+URL of the entrance from within the cluster. The Service of a Gateway is made by its controller, which gives it the
+Gateway's name, Istio with the class behind it.
+*/}}
+{{- define "worker-cluster.entrance" -}}
+{{- $name := printf "%s-gateway" (include "worker-cluster.fullname" .) -}}
+{{- if eq .Values.router.mode "external" -}}
+http://{{ include "worker-cluster.fullname" . }}-workers.{{ .Release.Namespace }}.svc:8000
+{{- else if eq .Values.router.mode "gateway" -}}
+{{- $gateway := ternary $name .Values.gateway.existingName .Values.gateway.create -}}
+{{- $namespace := ternary .Release.Namespace (default .Release.Namespace .Values.gateway.existingNamespace) .Values.gateway.create -}}
+http://{{ $gateway }}{{ ternary "-istio" "" (eq .Values.gateway.className "istio") }}.{{ $namespace }}.svc:{{ int64 .Values.gateway.listenerPort }}
+{{- else -}}
+http://{{ $name }}.{{ .Release.Namespace }}.svc{{ with int64 .Values.service.port }}{{ if ne . 80 }}:{{ . }}{{ end }}{{ end }}
+{{- end -}}
+{{- end -}}
