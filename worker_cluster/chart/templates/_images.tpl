@@ -1,4 +1,7 @@
-{{/* Every image of the chart, pinned here and nowhere else: what llm-d v0.10.0 was tested with. */}}
+{{/*
+Every image of the chart, pinned here and nowhere else: what llm-d v0.10.0 was tested with, and of Envoy the release whose
+binary the tests run. Its image has bash, which drains it, so it is not the distroless one.
+*/}}
 
 {{- define "worker-cluster.images" -}}
 vllm: {registry: docker.io, repository: vllm/vllm-openai, tag: v0.30.0}
@@ -6,7 +9,7 @@ vllm-cpu: {registry: docker.io, repository: vllm/vllm-openai-cpu, tag: v0.30.0}
 sim: {registry: ghcr.io, repository: llm-d/llm-d-inference-sim, tag: v0.10.2}
 sidecar: {registry: ghcr.io, repository: llm-d/llm-d-router-disagg-sidecar, tag: v0.10.0}
 epp: {registry: ghcr.io, repository: llm-d/llm-d-router-endpoint-picker, tag: v0.10.0}
-envoy: {registry: docker.io, repository: envoyproxy/envoy, tag: distroless-v1.33.2}
+envoy: {registry: docker.io, repository: envoyproxy/envoy, tag: v1.40.0}
 curl: {registry: docker.io, repository: curlimages/curl, tag: 8.17.0}
 {{- end -}}
 
