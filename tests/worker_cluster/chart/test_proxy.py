@@ -84,7 +84,7 @@ async def test_a_request_goes_to_the_worker_that_was_picked(tmp_path: Path) -> N
     async with entrance(tmp_path) as door:
         answer = await door.ask(x_request_id="0e4b0a5c-53ae-4f4e-9d6c-0d3a4c9c1d0e")
         assert (answer.status_code, answer.json()["object"]) == (200, "chat.completion")
-        ((seen,), (asked,)) = (door.picked.requests, door.picker.asked)
+        (seen,), (asked,) = (door.picked.requests, door.picker.asked)
         assert (seen.path, seen.json) == ("/v1/chat/completions", QUESTION)
         assert json.loads(asked.body) == QUESTION
         assert asked.told == answer.content
@@ -143,7 +143,7 @@ async def test_what_a_client_may_not_say_is_not_heard(tmp_path: Path) -> None:
     async with entrance(tmp_path) as door:
         answer = await door.ask(**forged, x_llm_d_inference_objective="batch")
         assert answer.status_code == 200
-        (asked, seen) = (door.picker.asked[0].headers, door.picked.requests[0].headers)
+        asked, seen = (door.picker.asked[0].headers, door.picked.requests[0].headers)
         assert not forged.keys() & asked.keys()
         assert forged.keys() & seen.keys() == {ENDPOINT}
         assert seen[ENDPOINT] == f"127.0.0.1:{door.picked.port}"
@@ -152,7 +152,9 @@ async def test_what_a_client_may_not_say_is_not_heard(tmp_path: Path) -> None:
 
 async def test_a_picker_that_refuses_is_heard(tmp_path: Path) -> None:
     """Its status, its reason and its text reach the client as they are."""
-    refusal = Refusal(429, b"inference error: ResourceExhausted", {"x-llm-d-request-dropped-reason": "rejected-saturated"})
+    refusal = Refusal(
+        429, b"inference error: ResourceExhausted", {"x-llm-d-request-dropped-reason": "rejected-saturated"}
+    )
     async with entrance(tmp_path, pick=lambda _: refusal) as door:
         answer = await door.ask()
         assert (answer.status_code, answer.content) == (429, refusal.body)
@@ -242,7 +244,9 @@ async def test_other_paths_are_closed(tmp_path: Path, path: str) -> None:
 async def test_the_log_tells_no_secrets(tmp_path: Path) -> None:
     """One line of JSON for each request, without its prompt, its key or its query."""
     async with entrance(tmp_path, KEYS, keys="key-of-the-router") as door:
-        await door.ask("/v1/chat/completions?api_key=hidden", authorization="Bearer key-of-the-router", x_request_id="r1")
+        await door.ask(
+            "/v1/chat/completions?api_key=hidden", authorization="Bearer key-of-the-router", x_request_id="r1"
+        )
         await eventually(lambda: "r1" in door.envoy.output())
         (line,) = [json.loads(line) for line in door.envoy.output().splitlines() if line.startswith("{")]
         assert (line["path"], line["status"], line["worker"]) == (
@@ -259,8 +263,9 @@ async def test_status_shows_metrics_and_nothing_more(tmp_path: Path) -> None:
         await door.ask()
         async with httpx.AsyncClient(base_url=door.envoy.status, trust_env=False) as client:
             metrics = (await client.get("/stats/prometheus")).text
-            assert 'envoy_http_downstream_rq_xx{envoy_response_code_class="2",envoy_http_conn_manager_prefix="entrance"} 1' in (
-                metrics
+            assert (
+                'envoy_http_downstream_rq_xx{envoy_response_code_class="2",envoy_http_conn_manager_prefix="entrance"} 1'
+                in (metrics)
             )
             for path in ("/config_dump", "/quitquitquit", "/stats"):
                 assert (await client.post(path)).status_code == 404

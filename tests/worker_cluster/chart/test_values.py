@@ -124,7 +124,7 @@ CHANGES: dict[str, tuple[Any, *tuple[str, ...]]] = {
     "metrics.rules": (False, MONITORED),
     "metrics.dashboard": (False,),
     "metrics.annotations": (True,),
-    "metrics.slowFirstTokenSeconds": (5, MONITORED),
+    "metrics.slowFirstTokenSeconds": (2, MONITORED),
     "metrics.interval": ("60s", MONITORED),
     "metrics.extraLabels": ({"release": "prometheus"}, MONITORED),
     "autoscaling.mode": ("keda",),
