@@ -1,4 +1,4 @@
-"""The schema of the chart's values is complete and strict: whatever is misspelt or of a wrong kind is refused by name."""
+"""The schema of the chart's values is complete and strict: what is misspelt or of a wrong kind is refused by name."""
 
 from __future__ import annotations
 

@@ -14,18 +14,24 @@ KNOWN = ("model.id=meta-llama/Llama-3.1-8B-Instruct", "gpu.memoryMiB=23034")
 WRONG = {
     "disaggregation on GPUs that nobody counted": (
         PREFILL,
-        "disaggregation.enabled takes two GPUs at least, one to read prompts and one to answer: "
-        "set disaggregation.enabled=false, or gpu.available to the number of GPUs in the cluster.",
+        (
+            "disaggregation.enabled takes two GPUs at least, one to read prompts and one to answer: "
+            "set disaggregation.enabled=false, or gpu.available to the number of GPUs in the cluster."
+        ),
     ),
     "disaggregation on one GPU": (
         (*PREFILL, "gpu.available=1"),
-        "disaggregation.enabled takes two GPUs at least, one to read prompts and one to answer: "
-        "set disaggregation.enabled=false, or gpu.available to the number of GPUs in the cluster.",
+        (
+            "disaggregation.enabled takes two GPUs at least, one to read prompts and one to answer: "
+            "set disaggregation.enabled=false, or gpu.available to the number of GPUs in the cluster."
+        ),
     ),
     "disaggregation on too few GPUs": (
         (*PREFILL, "gpu.available=4", "gpu.count=2", "decode.replicas=2"),
-        "decode.replicas, disaggregation.prefill.replicas and gpu.count ask for 6 GPUs together "
-        "and gpu.available says that there are 4: lower one of them.",
+        (
+            "decode.replicas, disaggregation.prefill.replicas and gpu.count ask for 6 GPUs together "
+            "and gpu.available says that there are 4: lower one of them."
+        ),
     ),
     "disaggregation on the CPU": (
         (*PREFILL, "engine.kind=vllm-cpu"),
@@ -33,13 +39,17 @@ WRONG = {
     ),
     "disaggregation without a role": (
         (*PREFILL, "engine.kind=sim", "disaggregation.prefill.replicas=0"),
-        "disaggregation.enabled needs a worker of each role: "
-        "set decode.replicas and disaggregation.prefill.replicas to 1 at least.",
+        (
+            "disaggregation.enabled needs a worker of each role: "
+            "set decode.replicas and disaggregation.prefill.replicas to 1 at least."
+        ),
     ),
     "disaggregation with a scaler": (
         (*PREFILL, "engine.kind=sim", "autoscaling.mode=keda"),
-        "autoscaling.mode=keda works on workers that are all alike: "
-        "set autoscaling.mode=none, or disaggregation.enabled=false.",
+        (
+            "autoscaling.mode=keda works on workers that are all alike: "
+            "set autoscaling.mode=none, or disaggregation.enabled=false."
+        ),
     ),
     "more workers than GPUs": (
         ("gpu.available=2", "decode.replicas=3"),
@@ -59,29 +69,39 @@ WRONG = {
     ),
     "zero without a queue": (
         ("autoscaling.mode=keda", "autoscaling.keda.scaleToZero=true", "router.epp.flowControl.enabled=false"),
-        "autoscaling.keda.scaleToZero needs router.epp.flowControl.enabled=true, "
-        "which holds requests until the first worker is up.",
+        (
+            "autoscaling.keda.scaleToZero needs router.epp.flowControl.enabled=true, "
+            "which holds requests until the first worker is up."
+        ),
     ),
     "a context that does not fit": (
         (*KNOWN, "limits.maxModelLen=131072"),
-        "limits.maxModelLen=131072 does not fit into 1 x 23034 MiB of GPU memory with "
-        "meta-llama/Llama-3.1-8B-Instruct: the largest safe value is 25600, "
-        "so set limits.maxModelLen=25600, or auto.",
+        (
+            "limits.maxModelLen=131072 does not fit into 1 x 23034 MiB of GPU memory with "
+            "meta-llama/Llama-3.1-8B-Instruct: the largest safe value is 25600, "
+            "so set limits.maxModelLen=25600, or auto."
+        ),
     ),
     "a context that the model was not made for": (
         (*KNOWN, "limits.maxModelLen=131073"),
-        "limits.maxModelLen=131073 is longer than meta-llama/Llama-3.1-8B-Instruct was made for: "
-        "set limits.maxModelLen to 131072 at most, or to auto.",
+        (
+            "limits.maxModelLen=131073 is longer than meta-llama/Llama-3.1-8B-Instruct was made for: "
+            "set limits.maxModelLen to 131072 at most, or to auto."
+        ),
     ),
     "a model that does not fit": (
         (*KNOWN, "gpu.memoryMiB=16376", "limits.maxModelLen=4096"),
-        "meta-llama/Llama-3.1-8B-Instruct leaves no room for its cache in 1 x 16376 MiB of GPU memory: "
-        "set gpu.count to more GPUs, or model.id to a smaller model.",
+        (
+            "meta-llama/Llama-3.1-8B-Instruct leaves no room for its cache in 1 x 16376 MiB of GPU memory: "
+            "set gpu.count to more GPUs, or model.id to a smaller model."
+        ),
     ),
     "a cache that is too small on the CPU": (
         ("engine.kind=vllm-cpu", "model.id=Qwen/Qwen3-0.6B", "limits.maxModelLen=40960"),
-        "limits.maxModelLen=40960 does not fit into limits.cpuKvCacheGiB=2 with Qwen/Qwen3-0.6B: "
-        "the largest safe value is 18688, so set limits.maxModelLen=18688, or auto.",
+        (
+            "limits.maxModelLen=40960 does not fit into limits.cpuKvCacheGiB=2 with Qwen/Qwen3-0.6B: "
+            "the largest safe value is 18688, so set limits.maxModelLen=18688, or auto."
+        ),
     ),
     "fp8 on the CPU": (
         ("engine.kind=vllm-cpu", "limits.kvCacheDtype=fp8"),
@@ -97,27 +117,35 @@ WRONG = {
     ),
     "a key that the probes do not know": (
         ("engine.extraArgs={--api-key=secret}",),
-        "engine.extraArgs holds --api-key, which the probes do not know: "
-        "set secrets.routerApiKeys, so that the entrance asks for keys.",
+        (
+            "engine.extraArgs holds --api-key, which the probes do not know: "
+            "set secrets.routerApiKeys, so that the entrance asks for keys."
+        ),
     ),
     "the same key as a variable": (
-        ("engine.extraEnv[0].name=VLLM_API_KEY,engine.extraEnv[0].value=secret"),
-        "engine.extraEnv holds VLLM_API_KEY, which the probes do not know: "
-        "set secrets.routerApiKeys, so that the entrance asks for keys.",
+        ("engine.extraEnv[0].name=VLLM_API_KEY,engine.extraEnv[0].value=secret",),
+        (
+            "engine.extraEnv holds VLLM_API_KEY, which the probes do not know: "
+            "set secrets.routerApiKeys, so that the entrance asks for keys."
+        ),
     ),
     "a token in plain text": (
-        ("engine.extraEnv[0].name=HF_TOKEN,engine.extraEnv[0].value=secret"),
+        ("engine.extraEnv[0].name=HF_TOKEN,engine.extraEnv[0].value=secret",),
         "engine.extraEnv holds HF_TOKEN in plain text: set secrets.hfToken in its place.",
     ),
     "two Secrets of keys": (
         (*KEYS, "secrets.routerApiKeys.existingSecret=keys"),
-        "secrets.routerApiKeys names an existingSecret and asks for one to be made: "
-        "set create=false, or leave existingSecret empty.",
+        (
+            "secrets.routerApiKeys names an existingSecret and asks for one to be made: "
+            "set create=false, or leave existingSecret empty."
+        ),
     ),
     "keys without an entrance": (
         (*KEYS, "router.mode=external"),
-        "secrets.routerApiKeys works with router.mode=standalone, whose Envoy asks for them: "
-        "let your own gateway ask for keys, and leave these empty.",
+        (
+            "secrets.routerApiKeys works with router.mode=standalone, whose Envoy asks for them: "
+            "let your own gateway ask for keys, and leave these empty."
+        ),
     ),
     "a claim for no cache": (
         ("modelCache.enabled=false", "modelCache.existingClaim=weights"),
@@ -159,8 +187,10 @@ def test_wrong_combinations_are_told_all_at_once() -> None:
         (("limits.maxModelLen=4096",), "is not checked against the memory, as gpu.memoryMiB is unknown: set it"),
         (
             ("limits.maxModelLen=4096", "model.id=example/model"),
-            "as gpu.memoryMiB, model.params.layers, model.params.kvHeads, model.params.headDim, "
-            "model.params.weightsMiB are unknown: set them",
+            (
+                "as gpu.memoryMiB, model.params.layers, model.params.kvHeads, model.params.headDim, "
+                "model.params.weightsMiB are unknown: set them"
+            ),
         ),
         ((*KNOWN, "limits.maxModelLen=131072", "limits.guard=warn"), "the largest safe value is 25600"),
         ((*KNOWN, "gpu.memoryMiB=16376"), "leaves no room for its cache"),

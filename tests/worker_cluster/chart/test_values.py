@@ -29,7 +29,7 @@ SPREAD = [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSched
 AFFINITY = {"podAntiAffinity": {}}
 
 # Another value of each, and what has to be set beside it for the change to matter.
-CHANGES: dict[str, tuple[Any, *tuple[str, ...]]] = {
+CHANGES: dict[str, tuple[Any, ...]] = {
     "fullnameOverride": ("other",),
     "commonLabels": ({"team": "ml"},),
     "imageRegistry": ("mirror.example",),
