@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from router.registry import views
 from router.registry.catalog import Catalog, InvalidCatalog, build_catalog
+from router.registry.keys import objective_name
 from router.registry.manifest import InvalidManifest, dump_manifest, load_manifest, parse_manifest, plain
 from router.registry.store import RegistryStore, StoreError, open_store
 from router.settings import RouterSettings
@@ -93,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument(
         "--models", nargs="+", default=["*"], metavar="GLOB", help="the models and policies it may use (default: all)"
     )
+    create.add_argument(
+        "--objective",
+        type=_objective,
+        metavar="NAME",
+        help="the InferenceObjective that an llm-d cluster serves its requests by (default: none)",
+    )
     add(keys, "list", _keys, "list keys")
     add(keys, "revoke", _revoke_key, "revoke a key for good").add_argument("id", metavar="ID", help="the key's id")
     usage = add(commands, "usage", _usage, "show requests, tokens and cost by key and model")
@@ -103,6 +110,13 @@ def _parser() -> argparse.ArgumentParser:
 def _moment(text: str) -> int:
     try:
         return views.parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _objective(text: str) -> str:
+    try:
+        return objective_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -158,7 +172,7 @@ def _cheapest(deployments: list[dict[str, Any]], price: str) -> str | None:
 
 def _backends(store: RegistryStore, arguments: argparse.Namespace) -> None:
     catalog = _catalog(store)
-    shown = [views.backend_view(backend, catalog.models.values()) for backend in catalog.backends.values()]
+    shown = views.backends_view(catalog, store.looks())
     if arguments.json:
         _print_json(shown)
         return
@@ -172,11 +186,20 @@ def _backends(store: RegistryStore, arguments: argparse.Namespace) -> None:
                 backend["base_url"],
                 backend["api_key_env"],
                 len(backend["models"]),
-                "stale" if backend["stale"] else "ok",
+                _state(backend),
             ]
             for backend in shown
         ],
     )
+
+
+def _state(backend: dict[str, Any]) -> str:
+    listing = backend["listing"]
+    if backend["stale"]:
+        return "stale"
+    if listing is None or listing["state"] == "ok":
+        return "ok"
+    return "no workers yet" if listing["state"] == "empty" else f"not listed: {listing['detail']}"
 
 
 def _policies(store: RegistryStore, arguments: argparse.Namespace) -> None:
@@ -213,12 +236,13 @@ def _agents(store: RegistryStore, arguments: argparse.Namespace) -> None:
 
 
 def _create_key(store: RegistryStore, arguments: argparse.Namespace) -> None:
-    made = views.new_key_view(store.create_key(arguments.name, arguments.models))
+    made = views.new_key_view(store.create_key(arguments.name, arguments.models, arguments.objective))
     if arguments.json:
         _print_json(made)
         return
     shown = {**made, "models": _joined(made["models"])}
-    _print_table([], [[field, shown[field]] for field in ("id", "name", "models", "key")])
+    fields = ("id", "name", "models", "objective", "key")
+    _print_table([], [[field, shown[field]] for field in fields if shown[field] is not None])
     print("The key is not shown again.", file=sys.stderr)
 
 
@@ -228,13 +252,14 @@ def _keys(store: RegistryStore, arguments: argparse.Namespace) -> None:
         _print_json(shown)
         return
     _print_table(
-        ["ID", "NAME", "KEY", "MODELS", "CREATED", "REVOKED"],
+        ["ID", "NAME", "KEY", "MODELS", "OBJECTIVE", "CREATED", "REVOKED"],
         [
             [
                 key["id"],
                 key["name"],
                 f"{key['prefix']}…",
                 _joined(key["models"]),
+                key["objective"],
                 key["created_at"],
                 key["revoked_at"],
             ]

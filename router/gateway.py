@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol, cast
 
 from msgspec import structs
@@ -234,6 +235,9 @@ class Gateway:
         deployment = committed.candidate.deployment
         meter.model, meter.backend, meter.notes = deployment.model, deployment.backend.name, committed.notes
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
+        due = decision.features.first_token_ms
+        if due != request.wishes.first_token_ms:  # the policy's, which who schedules the request should know too
+            request = structs.replace(request, wishes=replace(request.wishes, first_token_ms=due))
 
     def _target(
         self, request: InferenceRequest, catalog: Catalog, found: Model | Policy | None

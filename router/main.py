@@ -230,7 +230,12 @@ def _counting(stack: AsyncExitStack, registry: CollectorRegistry, seat: Seat | N
 
 
 def _discovery(settings: RouterSettings, store: RegistryStore) -> Discovery:
-    named = sources(local_agent_url=settings.local_agent_url, llmd_endpoint=settings.llmd_endpoint, secrets=read_secret)
+    named = sources(
+        local_agent_url=settings.local_agent_url,
+        llmd_endpoint=settings.llmd_endpoint,
+        llmd_models=settings.llmd_models,
+        secrets=read_secret,
+    )
     return Discovery(named, store, _asker(settings.transport), read_secret)
 
 

@@ -42,6 +42,19 @@ class RouterSettings(BaseSettings):
         validation_alias="LLMD_ENDPOINT",
         description="Base URL of the llm-d Inference Gateway, without `/v1`; unset: no cluster.",
     )
+    llmd_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="LLMD_API_KEY",
+        description="Key that the entrance of the cluster asks for, sent as a bearer token; unset: none.",
+    )
+    llmd_models: str | None = Field(
+        None,
+        validation_alias="LLMD_MODELS",
+        description=(
+            "Models that the cluster serves although it does not list them, with commas between them: those of a "
+            "cluster that starts without workers, or of further pools."
+        ),
+    )
     local_agent_url: str | None = Field(
         "http://127.0.0.1:5000",
         validation_alias="LOCAL_AGENT_URL",

@@ -173,6 +173,7 @@ class Model:
     fallbacks: tuple[str, ...] = ()
     created: int = 0
     """Unix seconds at which the registry learned of the model."""
+    parent: str | None = None  # that it is an adapter (LoRA) of
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,7 @@ class Caller:
     name: str
     models: tuple[str, ...] = ("*",)
     """Globs of the models and policies this caller may use."""
+    objective: str | None = None  # the InferenceObjective that a cluster's scheduler is told
 
 
 @dataclass(frozen=True, slots=True)

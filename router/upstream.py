@@ -11,6 +11,7 @@ from router.interfaces import Decoder, Exchange, Headers, Parts, Route, Secrets,
 from router.types import Backend, Deployment, Event, InferenceRequest
 from router.wire.decoders import EventStream
 from router.wire.failures import failure
+from router.wire.steering import FAIRNESS_ID, OBJECTIVE, TTFT_MS, steers
 from shared.errors import ServiceError, UpstreamUnauthorized, UpstreamUnavailable
 
 __all__ = ["OPENAI", "DecodedReply", "Manner", "Upstream"]
@@ -40,6 +41,7 @@ _NOTED = (
     "retry-after",
 )
 """How the headers' names begin that a client gets of a backend's answer; none names the router's account."""
+_ANONYMOUS = "anonymous"
 _NOTE_SAFE = "/:@.+ ,[]=_-"
 _FIXED = {
     "content-type": "application/json",
@@ -78,6 +80,8 @@ class _Line(NamedTuple):
     route: Route
     forwarded: tuple[str, ...]
     """The client's headers that it may see, in lower case."""
+    scheduled: bool
+    """Whether a scheduler reads whose request it is, and how soon it is needed."""
 
 
 class DecodedReply:
@@ -206,7 +210,10 @@ class Upstream:
         if known is not None and known.backend is backend and known.manner is manner:
             return known
         key_header = backend.key_header or manner.key_header
-        forwarded = ({name.lower() for name in backend.forward_headers} | {*manner.forwarded}) - _NEVER - {key_header}
+        wished = {name.lower() for name in backend.forward_headers}
+        scheduled = backend.tier == "cluster" and backend.dialect == "openai"
+        never = _NEVER | {key_header} | {name for name in wished if steers(name, cluster=scheduled)}
+        forwarded = (wished | {*manner.forwarded}) - never
         headers = {name: value for name, value in manner.fixed.items() if name not in forwarded}
         if backend.api_key_env is not None:
             secret = self._secrets(backend.api_key_env)
@@ -216,7 +223,7 @@ class Upstream:
                 )
             headers[key_header] = f"Bearer {secret}" if key_header == "authorization" else secret
         route = Route(_address(backend.base_url, path, named), headers)
-        line = _Line(backend, manner, route, (*SAFE_HEADERS, *sorted(forwarded)))
+        line = _Line(backend, manner, route, (*SAFE_HEADERS, *sorted(forwarded)), scheduled)
         self._lines[backend.name, path, named] = line
         return line
 
@@ -253,6 +260,8 @@ class Upstream:
                 headers[name] = theirs[name]
             elif name in manner.fixed:
                 headers[name] = manner.fixed[name]
+        if line.scheduled:
+            _schedule(headers, request)
         exchange = await self._transport.send(line.route, headers, body, backend.timeouts.connect, until)
         if 200 <= exchange.status < 300:
             if not request.stream or manner.any_type or _is_event_stream(exchange.headers.get("content-type", "")):
@@ -263,6 +272,17 @@ class Upstream:
             raise await _failure(backend, manner, exchange, until)
         finally:
             await exchange.close()
+
+
+def _schedule(headers: dict[str, str], request: InferenceRequest) -> None:
+    """Add what a cluster's scheduler goes by: the tenant, the objective of its key, and when the first token is due."""
+    caller, due = request.caller, request.wishes.first_token_ms
+    if caller.id != _ANONYMOUS:
+        headers[FAIRNESS_ID] = caller.id
+        if caller.objective is not None:
+            headers[OBJECTIVE] = caller.objective
+    if due is not None:
+        headers[TTFT_MS] = str(due)
 
 
 def _address(base_url: str, path: str, model: str) -> str:

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from router.api.agents import bearer_is, in_registry, read_json
 from router.gateway import CatalogReader
 from router.registry import views
 from router.registry.catalog import InvalidCatalog
+from router.registry.keys import objective_name
 from router.registry.manifest import InvalidManifest, dump_manifest, parse_manifest, plain
 from router.registry.store import RegistryStore
 from shared.asgi import Scope, header, read_body
@@ -31,6 +32,7 @@ class KeyRequest(BaseModel):
 
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)] = "unnamed"
     models: Annotated[list[Annotated[str, StringConstraints(min_length=1)]], Field(min_length=1)] = ["*"]
+    objective: Annotated[str, AfterValidator(objective_name)] | None = None
 
 
 def admin_router(
@@ -73,9 +75,9 @@ def _add_lists(
 
     @router.get("/backends")
     async def backends(request: Request) -> dict[str, Any]:
-        """List the backends in force."""
-        now = catalog(request.scope).current
-        return _list(views.backend_view(backend, now.models.values()) for backend in now.backends.values())
+        """List the backends in force, and what became of the last look at each that is asked what it serves."""
+        looks = await in_registry(store(request.scope).looks)
+        return _list(views.backends_view(catalog(request.scope).current, looks))
 
     @router.get("/policies")
     async def policies(request: Request) -> dict[str, Any]:
@@ -113,7 +115,7 @@ def _add_keys(
     async def create_key(request: Request) -> dict[str, Any]:
         """Make a key; this answer is the only one that holds it."""
         wanted = await read_json(request, KeyRequest)
-        made = await in_registry(store(request.scope).create_key, wanted.name, wanted.models)
+        made = await in_registry(store(request.scope).create_key, wanted.name, wanted.models, wanted.objective)
         await catalog(request.scope).refresh()
         return views.new_key_view(made)
 

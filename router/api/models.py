@@ -86,8 +86,9 @@ def _model(model: Model, health: Health) -> _Entry:
         "object": "model",
         "created": model.created,
         "owned_by": backends[0].name if backends else "router",
+        "parent": model.parent,
         "aliases": list(model.aliases),
-        "context_length": model.context_length,
+        **_context(model.context_length),
         "max_output_tokens": model.max_output_tokens,
         "capabilities": sorted(model.capabilities),
         "tiers": sorted({backend.tier for backend in backends}),
@@ -106,12 +107,17 @@ def _policy(policy: Policy, catalog: Catalog, health: Health) -> _Entry:
         "created": 0,
         "owned_by": "router",
         "policy": True,
-        "context_length": _most(model.context_length for model in members),
+        **_context(_most(model.context_length for model in members)),
         "max_output_tokens": _most(model.max_output_tokens for model in members),
         "capabilities": sorted(frozenset[str]().union(*(model.capabilities for model in members))),
         "tiers": sorted({deployment.backend.tier for deployment in deployments}),
         **_availability(deployments, health),
     }
+
+
+def _context(length: int | None) -> _Entry:
+    """Return the context by the names that clients of other routers, and of vLLM, look for."""
+    return {"context_length": length, "max_model_len": length}
 
 
 def _most(values: Iterable[int | None]) -> int | None:

@@ -19,6 +19,7 @@ from router.wire.openai import ChatStream, parse_completion
 from router.wire.passthrough import PassedBytes, PassedEvents, passed_answer, passed_parts
 from router.wire.responses.native import NativeStream, native_parts, parse_native
 from router.wire.strict import with_limit_as, without_foreign_state
+from router.wire.steering import without_steering
 
 __all__ = ["OpenAICompatibleAdapter"]
 
@@ -49,7 +50,8 @@ def _chat(request: InferenceRequest, deployment: Deployment) -> _Sent:
 
 
 def _messages(request: InferenceRequest, deployment: Deployment) -> _Sent:
-    return messages.forwarded_parts(request, deployment.upstream_model)
+    parts, changes = messages.forwarded_parts(request, deployment.upstream_model)
+    return parts, (*request.changes, *changes)
 
 
 def _responses(request: InferenceRequest, deployment: Deployment) -> _Sent:
@@ -130,6 +132,8 @@ class OpenAICompatibleAdapter:
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
         speech = _SPOKEN.get(request.endpoint)
+        if deployment.backend.tier == "cluster":
+            request = without_steering(request)
         if speech is None:
             return await self._pass(request, deployment, reply_model, until)
         body, changes = speech.sent(request, deployment)

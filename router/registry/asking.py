@@ -9,6 +9,7 @@ import asyncio
 import ssl
 import zlib
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +18,9 @@ import httptools
 __all__ = ["Asker", "Asks", "Refused"]
 
 _PORTS = {"http": 80, "https": 443}
+_REASON = 2048
+"""As much of a refusal as is read."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Refused(Exception):
@@ -25,11 +29,15 @@ class Refused(Exception):
     Args:
         host: Whom was asked.
         status: The HTTP status.
+        headers: The answer's headers, names in lower case.
+        body: How the answer's body begins, where that came.
     """
 
-    def __init__(self, host: str, status: int) -> None:
+    def __init__(self, host: str, status: int, headers: Mapping[str, str] = _NOTHING, body: bytes = b"") -> None:
         super().__init__(f"{host} answered {status}")
         self.status = status
+        self.headers = headers
+        self.body = body
 
 
 class Asks(Protocol):
@@ -67,6 +75,11 @@ class _Answer:
     def on_message_complete(self) -> None:
         """The answer is whole."""
         self.complete = self.status > 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether the status is known, and not one of success."""
+        return self.status > 0 and not 200 <= self.status < 300
 
     def ended(self) -> None:
         """Take the end of the connection for the end of a body that nothing else ends.
@@ -125,19 +138,25 @@ class Asker:
 
     async def _read(self, reader: asyncio.StreamReader, host: str) -> _Answer:
         answer = _Answer()
-        while not answer.complete:
-            data = await asyncio.wait_for(reader.read(65536), self._seconds)
-            if not data:
-                answer.ended()
-                break
-            try:
-                answer.parser.feed_data(data)
-            except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-                raise ValueError("the answer is not valid HTTP") from error
-            if answer.status and not 200 <= answer.status < 300:
-                raise Refused(host, answer.status)
-            if len(answer.body) > self._limit:
-                raise ValueError("the answer is too large")
+        try:
+            while not answer.complete:
+                data = await asyncio.wait_for(reader.read(65536), self._seconds)
+                if not data:
+                    answer.ended()
+                    break
+                try:
+                    answer.parser.feed_data(data)
+                except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+                    raise ValueError("the answer is not valid HTTP") from error
+                if answer.refused and len(answer.body) > _REASON:
+                    break
+                if len(answer.body) > self._limit:
+                    raise ValueError("the answer is too large")
+        except (OSError, ValueError, asyncio.TimeoutError):
+            if not answer.refused:  # a refusal is one, whatever becomes of its words
+                raise
+        if answer.refused:
+            raise Refused(host, answer.status, answer.headers, bytes(answer.body[:_REASON]))
         return answer
 
     def _plain(self, answer: _Answer) -> bytes:

@@ -33,5 +33,5 @@ class HttpxAsker:
         except httpx.HTTPError as error:
             raise ConnectionError(str(error)) from error
         if not answer.is_success:
-            raise Refused(httpx.URL(url).host, answer.status_code)
+            raise Refused(httpx.URL(url).host, answer.status_code, answer.headers, answer.content)
         return answer.content

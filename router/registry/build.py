@@ -5,11 +5,13 @@ What is declared shadows what was found by itself:
 - a declared backend replaces a found one at the same URL (and takes over its models) and hides
   one of the same name at another URL;
 - a declared model replaces a found one of the same name; without deployments of its own it adds
-  its facts to the found deployments;
+  its facts to the found deployments; what it leaves open of itself, what was found says;
 - a found model never takes a name that is declared as an alias or a policy.
 
 An agent that announces itself and the same agent found at `LOCAL_AGENT_URL` are one backend:
 the announced one while it beats.
+
+An adapter (LoRA) has from its parent what its own row does not say.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from router.types import (
 __all__ = ["build_catalog", "find_cycle", "same_url"]
 
 _FOUND_ORDER = {"agent": 0, "discovery": 1}
+_UNPRICED = Price()
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
@@ -63,7 +66,10 @@ def build_catalog(rows: Rows) -> Catalog:
         policies=_frozen(policies),
         backends=_frozen(backends.by_name),
         callers=_frozen(
-            {key["sha256"]: Caller(id=key["id"], name=key["name"], models=tuple(key["models"])) for key in active}
+            {
+                key["sha256"]: Caller(key["id"], key["name"], tuple(key["models"]), key.get("objective"))
+                for key in active
+            }
         ),
         has_keys=bool(rows.keys),
         _members=_frozen({policy.name: expand(policy.candidates, names) for policy in policies.values()}),
@@ -190,12 +196,14 @@ def _models(
     models: dict[str, Model] = {}
     for row in declared.values():
         own = places.get((row["id"], ""), ())
-        models[row["id"]] = _model([row], own or _merged(found.get(row["id"], ()), places), owners)
+        behind = _behind(row["id"], own, found, places)
+        models[row["id"]] = _model([row], own or _merged(behind, places), owners, behind)
     reserved = owners.keys() | policies.keys() | {policy.name for policy in BUILT_IN_POLICIES}
     for name, reports in found.items():
         served = _merged(reports, places)
         if name not in reserved and served:
             models[name] = _model([row for row in reports if places.get((name, row["origin"]))], served, owners)
+    models = {name: _adapted(model, models) for name, model in models.items()}
 
     names = dict(models)
     for model in models.values():
@@ -259,30 +267,82 @@ def _merged(reports: Iterable[Row], places: Mapping[tuple[str, str], tuple[Deplo
     return tuple(merged.values())
 
 
-def _model(rows: Sequence[Row], deployments: tuple[Deployment, ...], owners: Mapping[str, str]) -> Model:
-    """Build a model from what its row, or each backend that serves it, says of it.
+def _behind(
+    name: str,
+    own: Sequence[Deployment],
+    found: Mapping[str, Sequence[Row]],
+    places: Mapping[tuple[str, str], Sequence[Deployment]],
+) -> list[Row]:
+    """Return the reports of what a declared model's deployments serve: they know what it leaves open."""
+    if not own:
+        return [row for row in found.get(name, ()) if places.get((name, row["origin"]))]
+    return [
+        row
+        for deployment in own
+        for row in found.get(deployment.upstream_model, ())
+        if any(place.backend is deployment.backend for place in places.get((row["id"], row["origin"]), ()))
+    ]
+
+
+def _model(
+    rows: Sequence[Row], deployments: tuple[Deployment, ...], owners: Mapping[str, str], behind: Sequence[Row] = ()
+) -> Model:
+    """Build a model from what its row, or each backend that serves it, says of it, or else from what is behind it.
 
     Backends may differ: the largest context counts, since a backend that a prompt does not fit
     says so and the next one is asked, and only what every backend can do is promised.
     """
     first = rows[0]
-    told = [frozenset(row["capabilities"]) for row in rows if row["capabilities"]]
-    most = _largest(row["max_output_tokens"] for row in rows)
+    most = _largest("max_output_tokens", rows, behind)
+    told = _told(rows) or _told(behind)
     return Model(
         id=first["id"],
         deployments=tuple(replace(one, max_output_tokens=most) for one in deployments),
         aliases=tuple(first["aliases"]),
-        context_length=_largest(row["context_length"] for row in rows),
+        context_length=_largest("context_length", rows, behind),
         max_output_tokens=most,
         capabilities=frozenset.intersection(*told) if told else frozenset(),
         quality=MappingProxyType(dict(first["quality"])),
         fallbacks=tuple(dict.fromkeys(owners.get(name, name) for name in first["fallbacks"])),
         created=min(row["created_at"] for row in rows) // 1000,
+        parent=next((row["parent"] for row in (*rows, *behind) if row.get("parent")), None),
     )
 
 
-def _largest(values: Iterable[int | None]) -> int | None:
-    return max((value for value in values if value is not None), default=None)
+def _adapted(model: Model, models: Mapping[str, Model]) -> Model:
+    """Return an adapter with what it does not say of itself taken from its parent; any other model as it is."""
+    parent = models.get(model.parent or "")
+    if parent is None or parent is model:
+        return model
+    prices = {place.backend.name: place.price for place in parent.deployments}
+    most = model.max_output_tokens or parent.max_output_tokens
+    return replace(
+        model,
+        context_length=model.context_length or parent.context_length,
+        max_output_tokens=most,
+        capabilities=model.capabilities or parent.capabilities,
+        deployments=tuple(
+            replace(
+                place,
+                max_output_tokens=most,
+                price=prices.get(place.backend.name, place.price) if place.price == _UNPRICED else place.price,
+            )
+            for place in model.deployments
+        ),
+    )
+
+
+def _told(rows: Iterable[Row]) -> list[frozenset[str]]:
+    return [frozenset(row["capabilities"]) for row in rows if row["capabilities"]]
+
+
+def _largest(field: str, *reports: Iterable[Row]) -> int | None:
+    """Return the largest value in the first reports that have any."""
+    for rows in reports:
+        told: list[int] = [row[field] for row in rows if row[field] is not None]
+        if told:
+            return max(told)
+    return None
 
 
 def find_cycle(edges: Mapping[str, Iterable[str]]) -> list[str] | None:

@@ -11,9 +11,9 @@ from sqlalchemy import Connection, delete, insert
 
 from router.registry import schema
 from router.registry.manifest import DeploymentSpec, Manifest, ModelSpec, plain
-from router.registry.rows import Row, Rows
+from router.registry.rows import FoundBackend, Row, Rows
 
-__all__ = ["Change", "changes_between", "manifest_of", "write_manifest"]
+__all__ = ["Change", "changes_between", "manifest_of", "no_longer_asked", "to_be_asked", "write_manifest"]
 
 _BACKEND = (
     "name",
@@ -23,6 +23,7 @@ _BACKEND = (
     "api_key_env",
     "key_header",
     "endpoints",
+    "discover",
     "timeouts",
     "breaker",
     "forward_headers",
@@ -132,6 +133,7 @@ def write_manifest(connection: Connection, manifest: Manifest, before: Rows, now
                 "api_key_env": item.api_key_env,
                 "key_header": item.key_header,
                 "endpoints": list(item.endpoints),
+                "discover": item.discover or None,
                 "timeouts": item.timeouts.model_dump(exclude_none=True),
                 "breaker": item.breaker.model_dump(exclude_none=True),
                 "forward_headers": list(item.forward_headers),
@@ -165,6 +167,32 @@ def write_manifest(connection: Connection, manifest: Manifest, before: Rows, now
             for position, item in enumerate(manifest.policies)
         ],
     )
+
+
+_ASKED = "declared:"
+"""How the name begins under which is kept what a declared backend lists; no declared name can."""
+
+
+def to_be_asked(row: Row) -> FoundBackend:
+    """Return a declared backend's row as the found backend that what it lists belongs to: the same place."""
+    return FoundBackend(
+        name=_ASKED + row["name"],
+        dialect=row["dialect"],
+        base_url=row["base_url"],
+        tier=row["tier"],
+        api_key_env=row["api_key_env"],
+        key_header=row["key_header"],
+    )
+
+
+def no_longer_asked(before: Rows, manifest: Manifest) -> list[str]:
+    """Return the names of found backends that a manifest's backends no longer stand behind."""
+    asked = {(_ASKED + item.name, item.base_url) for item in manifest.backends if item.discover}
+    return [
+        row["name"]
+        for row in before.backends
+        if row["name"].startswith(_ASKED) and (row["name"], row["base_url"]) not in asked
+    ]
 
 
 def _insert(connection: Connection, table: Any, rows: list[dict[str, Any]]) -> None:

@@ -5,24 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 
 from router.interfaces import Secrets
 from router.registry.asking import Asks, Refused
+from router.registry.found import now_ms
 from router.registry.listings import ListingKind, next_page, read_listing
 from router.registry.providers import PROVIDERS, Provider
-from router.registry.rows import FoundBackend, FoundModel
+from router.registry.rows import FoundBackend, FoundModel, Look, LookState
 from router.registry.store import RegistryStore, StoreError
 
 __all__ = ["Discovery", "Source", "sources"]
 
 _log = logging.getLogger(__name__)
 _AGENT_EVERY = 5.0
+_CLUSTER_EVERY = 15.0
 _EVERY = 60.0
 _RETRY = 2.0
+_SPREAD = 0.2
+"""Share of a cluster's pause that chance decides, so that the routers of one cluster do not ask it together."""
+_PATIENCE = 8
+"""Looks in a row after which a cluster's model is gone: each asks one worker, and adapters differ between workers."""
+_REMIND = 60.0
+"""Seconds after which a look is written down again although it found nothing new."""
 _REFUSED = (401, 403)
+_LLMD_KEY = "LLMD_API_KEY"
+_EMPTY: LookState = "empty"
+_FAILED: LookState = "failed"
 _PAGES = 50
 """More than any list has; one that never ends is cut off."""
 
@@ -37,7 +51,7 @@ class Source:
         kind: How its list is read.
         every: Seconds between two looks at it.
         provider: Its row in the table of providers, where it has one.
-        named: The models that the settings or the table name.
+        named: The models that the settings or the table name; a cluster has them besides those of its list.
     """
 
     backend: FoundBackend
@@ -48,13 +62,16 @@ class Source:
     named: tuple[str, ...] = ()
 
 
-def sources(*, local_agent_url: str | None, llmd_endpoint: str | None, secrets: Secrets) -> list[Source]:
+def sources(
+    *, local_agent_url: str | None, llmd_endpoint: str | None, secrets: Secrets, llmd_models: str | None = None
+) -> list[Source]:
     """Return the sources that the settings name.
 
     Args:
         local_agent_url: Where to look for a local agent; None or `off` looks for none.
         llmd_endpoint: The cluster's base URL, without `/v1`.
-        secrets: Reads `EXTERNAL_<NAME>_KEY`, `EXTERNAL_<NAME>_BASE_URL` and `EXTERNAL_<NAME>_MODELS`.
+        secrets: Reads `LLMD_API_KEY`, `EXTERNAL_<NAME>_KEY`, `EXTERNAL_<NAME>_BASE_URL` and `EXTERNAL_<NAME>_MODELS`.
+        llmd_models: Models that the cluster serves, with commas between them, whether it lists them now or not.
     """
     found: list[Source] = []
     if local_agent_url and local_agent_url != "off":
@@ -64,8 +81,17 @@ def sources(*, local_agent_url: str | None, llmd_endpoint: str | None, secrets: 
         )
     if llmd_endpoint:
         url = llmd_endpoint.rstrip("/").removesuffix("/v1") + "/v1"
-        found.append(Source(FoundBackend("llmd", "openai", url, "cluster"), f"{url}/models", "cluster"))
+        cluster = FoundBackend("llmd", "openai", url, "cluster", _LLMD_KEY if secrets(_LLMD_KEY) else None)
+        found.append(_cluster(cluster, _names(llmd_models)))
     return found + [source for provider in PROVIDERS if (source := _provided(provider, secrets)) is not None]
+
+
+def _cluster(backend: FoundBackend, named: tuple[str, ...] = ()) -> Source:
+    return Source(backend, f"{backend.base_url}/models", "cluster", _CLUSTER_EVERY, named=named)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name for part in (text or "").split(",") if (name := part.strip()))
 
 
 def _provided(provider: Provider, secrets: Secrets) -> Source | None:
@@ -86,8 +112,7 @@ def _provided(provider: Provider, secrets: Secrets) -> Source | None:
         key_header=provider.key_header,
         endpoints=provider.endpoints if usual else (),
     )
-    asked = (name.strip() for name in (secrets(provider.models_env) or "").split(","))
-    named = tuple(name for name in asked if name) or provider.models
+    named = _names(secrets(provider.models_env)) or provider.models
     listing = None if named or provider.listing is None else url + provider.listing
     return Source(backend, listing, "provider", provider=provider, named=named)
 
@@ -103,6 +128,8 @@ class Discovery:
         retry: Seconds before a source that failed is asked again.
         probe_every: Seconds between two looks at declared agents, for whether they take `messages`.
         sleep: How time between two looks passes.
+        chance: Returns a number in [0, 1), another each time.
+        clock: Seconds that pass.
     """
 
     def __init__(
@@ -115,6 +142,8 @@ class Discovery:
         retry: float = _RETRY,
         probe_every: float = _AGENT_EVERY,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sources = tuple(sources)
         self._store = store
@@ -123,12 +152,16 @@ class Discovery:
         self._retry = retry
         self._probe_every = probe_every
         self._sleep = sleep
+        self._chance = chance
+        self._clock = clock
         self._said: dict[str, str] = {}
+        self._noted: dict[str, tuple[LookState, str | None, float]] = {}
+        """What was last written down of a source, and when."""
 
     async def run(self) -> None:
         """Ask every source again and again until cancelled; the first time at once and side by side."""
         tasks = [asyncio.create_task(self._keep(source)) for source in self._sources]
-        tasks += [asyncio.create_task(self._forget()), asyncio.create_task(self._keep_probing())]
+        tasks.append(asyncio.create_task(self._keep_declared()))
         try:
             await asyncio.gather(*tasks)
         finally:
@@ -142,10 +175,15 @@ class Discovery:
 
     async def _keep(self, source: Source) -> None:
         while True:
-            failure = await self._look(source)
-            refused = isinstance(failure, Refused) and failure.status in _REFUSED
-            # A key that is refused is still refused in two seconds, and providers count such tries.
-            await self._sleep(source.every if failure is None or refused else min(self._retry, source.every))
+            await self._sleep(self._pause(source, await self._look(source)))
+
+    def _pause(self, source: Source, failure: Exception | None) -> float:
+        every = source.every
+        if source.kind == "cluster":
+            every *= 1 + _SPREAD * (self._chance() - 0.5)
+        # A key that is refused is still refused in two seconds, and providers count such tries.
+        refused = isinstance(failure, Refused) and failure.status in _REFUSED
+        return every if failure is None or refused or _is_empty(failure) else min(self._retry, every)
 
     async def _look(self, source: Source) -> Exception | None:
         name = source.backend.name
@@ -153,13 +191,51 @@ class Discovery:
             models = await self._models(source)
             talks = source.kind == "agent" and any("messages" in model.capabilities for model in models)
             backend = replace(source.backend, accepts_messages=True) if talks else source.backend
-            await asyncio.to_thread(self._store.replace_discovered, backend, models)
+            await self._write(source, backend, models)
         except Exception as error:  # noqa: BLE001 - whatever a source answers, the others go on
-            self._say(name, f"failed: {_reason(error)}", logging.WARNING)
+            await self._failed(source, error)
             return error
         ids = sorted(model.id for model in models)
         self._say(name, f"serves {len(ids)} models: {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}", logging.INFO)
+        await self._note(source, "ok")
         return None
+
+    async def _write(self, source: Source, backend: FoundBackend, models: Sequence[FoundModel] | None) -> None:
+        if source.kind == "cluster":
+            keep = partial(self._store.replace_discovered, named=source.named, patience=_PATIENCE)
+            await asyncio.to_thread(keep, backend, models)
+        else:
+            await asyncio.to_thread(self._store.replace_discovered, backend, models)
+
+    async def _failed(self, source: Source, error: Exception) -> None:
+        """Say that a look failed, and keep what is known; a cluster is known although it has never listed anything."""
+        name = source.backend.name
+        if _is_empty(error):
+            state, detail, level = _EMPTY, "it has no workers yet", logging.INFO
+        else:
+            state, detail, level = _FAILED, _reason(error), logging.WARNING
+        self._say(name, f"failed: {detail}" if state == _FAILED else f"waits: {detail}", level)
+        await self._note(source, state, detail)
+        if source.kind == "cluster":
+            try:
+                await self._write(source, source.backend, None)
+            except StoreError as problem:
+                self._say(name, f"failed: {problem}", logging.WARNING)
+
+    async def _note(self, source: Source, state: LookState, detail: str | None = None) -> None:
+        """Write down what became of a look, where that is news or was written long ago."""
+        backend, now = source.backend, self._clock()
+        known = self._noted.get(backend.name)
+        if known is not None and known[:2] == (state, detail) and now - known[2] < _REMIND:
+            return
+        at = now_ms()
+        look = Look(backend.name, backend.base_url, state, detail, at, at if state == "ok" else None)
+        try:
+            await asyncio.to_thread(self._store.note_look, look)
+        except StoreError as error:
+            _log.debug("the look at %s is not written down: %s", backend.name, error)
+        else:
+            self._noted[backend.name] = (state, detail, now)
 
     async def _models(self, source: Source) -> tuple[FoundModel, ...]:
         provider = source.provider
@@ -200,26 +276,38 @@ class Discovery:
             _log.log(level, "source %s %s", source, what)
         self._said[source] = what
 
-    async def _forget(self) -> None:
-        """Remove what earlier runs found at sources that are no longer named."""
-        keep = {source.backend.name for source in self._sources}
-        while True:
-            try:
-                gone = await asyncio.to_thread(self._store.forget_discovered, keep)
-            except StoreError as error:
-                self._say("registry", f"failed: {error}", logging.WARNING)
-                await self._sleep(self._retry)
-                continue
-            for name in gone:
+    # --- declared backends ----------------------------------------------------------------------
+
+    async def _keep_declared(self) -> None:
+        asked: dict[Source, asyncio.Task[None]] = {}
+        try:
+            while True:
+                await self._ask_declared(asked)
+                await self.probe()
+                await self._sleep(self._probe_every)
+        finally:
+            for task in asked.values():
+                task.cancel()
+            await asyncio.gather(*asked.values(), return_exceptions=True)
+
+    async def _ask_declared(self, asked: dict[Source, asyncio.Task[None]]) -> None:
+        """Ask the declared backends that want it, and forget what was found at sources that nobody names any more.
+
+        Args:
+            asked: Whom to ask, and by which task, which is brought up to date.
+        """
+        try:
+            declared = {_cluster(backend) for backend in await asyncio.to_thread(self._store.declared_sources)}
+            for source in asked.keys() - declared:
+                asked.pop(source).cancel()
+            named = {source.backend.name for source in (*self._sources, *declared)}
+            for name in await asyncio.to_thread(self._store.forget_discovered, named):
                 _log.info("source %s is no longer named", name)
+        except StoreError as error:
+            self._say("registry", f"failed: {error}", logging.WARNING)
             return
-
-    # --- declared agents ------------------------------------------------------------------------
-
-    async def _keep_probing(self) -> None:
-        while True:
-            await self.probe()
-            await self._sleep(self._probe_every)
+        for source in declared - asked.keys():
+            asked[source] = asyncio.create_task(self._keep(source))
 
     async def probe(self) -> None:
         """Ask every declared local agent whether it takes `messages`."""
@@ -250,6 +338,18 @@ class Discovery:
 def _read(body: bytes, kind: ListingKind, provider: Provider | None) -> tuple[tuple[FoundModel, ...], str | None]:
     payload = json.loads(body)
     return read_listing(payload, kind, datetime.now(timezone.utc), provider), next_page(payload)
+
+
+def _is_empty(error: Exception) -> bool:
+    """Return whether a cluster says that it has no workers: it answers, and has scaled to zero or not started yet."""
+    if not isinstance(error, Refused):
+        return False
+    dropped = error.headers.get("x-llm-d-request-dropped-reason", "")
+    return (
+        (error.status == 503 and (dropped == "rejected-no-endpoints" or error.body.startswith(b"no healthy upstream")))
+        # What llm-d's picker answers to a request without a body.
+        or (error.status == 500 and b"no pods available" in error.body)
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -19,6 +19,7 @@ __all__ = ["ListingKind", "next_page", "read_listing"]
 
 ListingKind = Literal["agent", "cluster", "provider"]
 
+_ID = r"[!-~]{1,256}"
 _FREE = Price(Decimal(0), Decimal(0), Decimal(0))
 _CONTEXT = (
     "context_length",
@@ -65,6 +66,8 @@ def read_listing(
     ):
         if kind == "agent":
             model = _agent_model(entry)
+        elif kind == "cluster":
+            model = _cluster_model(entry)
         elif provider is None:
             model = _model(entry, entry["id"])
         else:
@@ -78,7 +81,7 @@ def _entries(payload: Any) -> Iterator[Mapping[str, Any]]:
     if not isinstance(items, list):
         raise ValueError("the answer is no list of models")  # noqa: TRY004 - it is foreign data
     for item in items:
-        if isinstance(item, dict) and isinstance(item.get("id"), str) and re.fullmatch(r"[!-~]{1,256}", item["id"]):
+        if isinstance(item, dict) and isinstance(item.get("id"), str) and re.fullmatch(_ID, item["id"]):
             yield item
 
 
@@ -116,6 +119,13 @@ def _agent_model(entry: Mapping[str, Any]) -> FoundModel:
     capabilities = entry.get("capabilities")
     told = [item for item in capabilities if isinstance(item, str)] if isinstance(capabilities, list) else []
     return replace(_model(entry, entry["id"]), capabilities=tuple(told), price=_FREE)
+
+
+def _cluster_model(entry: Mapping[str, Any]) -> FoundModel:
+    """Return a model, or the adapter of one; `root` is a path on the workers and nobody's business."""
+    parent = entry.get("parent")
+    adapts = isinstance(parent, str) and parent != entry["id"] and re.fullmatch(_ID, parent)
+    return replace(_model(entry, entry["id"]), parent=parent if adapts else None)
 
 
 def _provider_model(entry: Mapping[str, Any], provider: Provider, at: datetime) -> FoundModel:

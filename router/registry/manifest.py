@@ -104,6 +104,9 @@ class BackendSpec(_Spec):
     api_key_env: Variable | None = Field(None, description="Name of the variable that holds the key; never the key.")
     key_header: KeyHeader | None = Field(None, description="Header that the key goes in; left out: the dialect's own.")
     endpoints: tuple[OwnEndpoint, ...] = Field((), description="Endpoints that it has itself, besides the usual ones.")
+    discover: bool = Field(
+        False, description="Whether it is asked what it serves, as the cluster at LLMD_ENDPOINT is; openai only."
+    )
     timeouts: TimeoutsSpec = TimeoutsSpec()
     breaker: BreakerSpec = BreakerSpec()
     forward_headers: tuple[HeaderName, ...] = Field((), description="Client headers let through beyond the safe set.")

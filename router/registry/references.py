@@ -1,4 +1,7 @@
-"""What the parts of a manifest say of each other: names taken twice, references that lead nowhere, circles."""
+"""What the parts of a manifest say of each other: names taken twice, references that lead nowhere, circles.
+
+Here too is what no backend may be told, so that a registry from before that rule can still be read.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 
 from router.registry.build import find_cycle
 from router.registry.yamlmarks import Path
+from router.wire.steering import steers
 
 __all__ = ["cross_errors", "did_you_mean"]
 
@@ -25,7 +29,7 @@ def cross_errors(document: dict[str, Any]) -> list[tuple[Path, str]]:
     """
     backends = _names(document, "backends", "name")
     models = _names(document, "models", "id")
-    errors = [*_repeated(backends, "backend"), *_name_clashes(document, models)]
+    errors = [*_repeated(backends, "backend"), *_backend_errors(document), *_name_clashes(document, models)]
     errors += _deployment_errors(document, [name for _, name in backends])
     errors += _fallback_errors(document, models)
     return errors
@@ -60,6 +64,16 @@ def _repeated(names: Iterable[tuple[Path, str]], what: str) -> Iterator[tuple[Pa
         if name in seen:
             yield path, f"there is another {what} named {name!r}"
         seen.add(name)
+
+
+def _backend_errors(document: dict[str, Any]) -> Iterator[tuple[Path, str]]:
+    for index, backend in _entries(document, "backends"):
+        for at, name in _texts(backend.get("forward_headers")):
+            if steers(name.lower(), cluster=backend.get("tier") == "cluster"):
+                path: Path = ("backends", index, "forward_headers", at)
+                yield path, f"{name!r} steers a cluster, so no client's may be forwarded"
+        if backend.get("discover") is True and backend.get("dialect") not in ("openai", None):
+            yield ("backends", index, "discover"), "only a backend of the dialect openai can be asked what it serves"
 
 
 def _name_clashes(document: dict[str, Any], models: list[tuple[Path, str]]) -> Iterator[tuple[Path, str]]:

@@ -9,10 +9,24 @@ from typing import Any, Literal
 
 from router.types import Dialect, Price, Tier
 
-__all__ = ["Announcement", "Beat", "FoundBackend", "FoundModel", "NewKey", "Row", "Rows", "Source", "UsageTotal"]
+__all__ = [
+    "Announcement",
+    "Beat",
+    "FoundBackend",
+    "FoundModel",
+    "Look",
+    "LookState",
+    "NewKey",
+    "Row",
+    "Rows",
+    "Source",
+    "UsageTotal",
+]
 
 Row = Mapping[str, Any]
 Source = Literal["manifest", "discovery", "agent"]
+LookState = Literal["ok", "empty", "failed"]
+"""What a look at a source found: a list, nobody there to make one, or a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +65,22 @@ class FoundModel:
     max_output_tokens: int | None = None
     capabilities: tuple[str, ...] = ()
     price: Price = field(default_factory=Price)
+    parent: str | None = None
+    """The model that this one is an adapter of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What became of a look at a source; moments in milliseconds since the epoch."""
+
+    backend: str
+    base_url: str
+    state: LookState
+    detail: str | None
+    """Why there was no list, in words that hold no key."""
+    looked_at: int
+    listed_at: int | None = None
+    """When a list last came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +115,7 @@ class NewKey:
     prefix: str
     models: tuple[str, ...]
     created_at: int
+    objective: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

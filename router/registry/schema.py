@@ -36,6 +36,7 @@ __all__ = [
     "decisions",
     "deployments",
     "feedback",
+    "looks",
     "metadata",
     "models",
     "policies",
@@ -92,6 +93,7 @@ backends = Table(
     Column("accepts_messages", Boolean, nullable=False, default=False),
     Column("key_header", Text),
     Column("endpoints", JSON),
+    Column("discover", Boolean),  # whether a declared one is asked what it serves; null: no
 )
 
 models = Table(
@@ -108,6 +110,8 @@ models = Table(
     Column("quality", JSON, nullable=False),
     Column("fallbacks", JSON, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("parent", Text),  # the model that this one is an adapter of
+    Column("missed", Integer),  # looks in a row that did not find it; null: none
 )
 
 deployments = Table(
@@ -156,6 +160,7 @@ api_keys = Table(
     Column("models", JSON, nullable=False),  # globs
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    Column("objective", Text),  # what the cluster's scheduler is told of its requests
 )
 
 agents = Table(
@@ -173,6 +178,18 @@ agents = Table(
     Column("stale", Boolean, nullable=False, default=False),
     Column("registered_at", BigInteger, nullable=False),
     Column("last_seen", BigInteger, nullable=False),
+)
+
+# What became of the last look at each source of models; no part of the catalog.
+looks = Table(
+    "looks",
+    metadata,
+    Column("backend", Text, primary_key=True),
+    Column("base_url", Text, nullable=False),
+    Column("state", Text, nullable=False),  # ok | empty | failed
+    Column("detail", Text),
+    Column("looked_at", BigInteger, nullable=False),
+    Column("listed_at", BigInteger),  # when a list last came
 )
 
 usage = Table(

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from router.registry import announced, schema
 from router.registry.build import build_catalog
 from router.registry.database import Database, StoreError, open_database
-from router.registry.declared import Change, changes_between, manifest_of, write_manifest
+from router.registry.declared import Change, changes_between, manifest_of, no_longer_asked, to_be_asked, write_manifest
+from router.registry.found import after_look, found_as, note_missed, now_ms, remove_found, replace_found
 from router.registry.keys import make_key
 from router.registry.manifest import Manifest
 from router.registry.revision import RevisionReader, Stamp, Trace
-from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, NewKey, Row, Rows, Source, UsageTotal
+from router.registry.rows import (
+    Announcement,
+    Beat,
+    FoundBackend,
+    FoundModel,
+    Look,
+    NewKey,
+    Row,
+    Rows,
+    Source,
+    UsageTotal,
+)
 from router.registry.totals import usage_totals
 from router.registry.usage_rows import UsageRow, insert_rows
 
@@ -30,11 +41,6 @@ def open_store(path_or_url: str | Path) -> RegistryStore:
         StoreError: It cannot be opened; the message says why.
     """
     return RegistryStore(open_database(path_or_url))
-
-
-def now_ms() -> int:
-    """Return the time as the tables keep it."""
-    return time.time_ns() // 1_000_000
 
 
 class RegistryStore:
@@ -97,6 +103,8 @@ class RegistryStore:
             before = _load(connection)
             old = manifest_of(before)
             write_manifest(connection, manifest, before, now_ms())
+            for name in no_longer_asked(before, manifest):
+                remove_found(connection, name, "discovery")
             after = _load(connection)
             new = manifest_of(after)
             build_catalog(after)
@@ -111,34 +119,79 @@ class RegistryStore:
     # --- what is found by itself ----------------------------------------------------------------
 
     def replace_discovered(
-        self, backend: FoundBackend, models: Sequence[FoundModel], source: Source = "discovery"
+        self,
+        backend: FoundBackend,
+        models: Sequence[FoundModel] | None,
+        *,
+        named: Collection[str] = (),
+        patience: int = 1,
     ) -> bool:
-        """Make a discovered backend serve exactly these models.
+        """Make a discovered backend serve what a look at it found.
+
+        Args:
+            backend: The backend.
+            models: What it listed; None: it did not, and whatever is known of it stays.
+            named: Models that it serves whether it lists them or not.
+            patience: After how many looks in a row a model that is not found is gone.
 
         Returns:
             Whether anything changed.
         """
         with self.database.reading() as connection:
-            if _found_as(connection, backend, models, source):
+            served, missed = after_look(connection, backend, models, named, patience)
+            known = found_as(connection, backend, served, "discovery")
+            if known and not note_missed(connection, backend, missed, write=False):
                 return False
         with self.database.writing() as connection:
-            replace_found(connection, backend, models, source)
+            served, missed = after_look(connection, backend, models, named, patience)
+            if found_as(connection, backend, served, "discovery"):
+                note_missed(connection, backend, missed, write=True)
+                return False
+            replace_found(connection, backend, served, "discovery", missed)
             bump(connection)
         return True
 
     def forget_discovered(self, keep: Collection[str]) -> list[str]:
         """Remove the discovered backends that are not named in `keep`, and return their names."""
-        table = schema.backends
+        table, looks = schema.backends, schema.looks
         gone = select(table.c.name).where(table.c.source == "discovery", table.c.name.not_in(list(keep)))
+        unseen = looks.c.backend.not_in(list(keep))
         with self.database.reading() as connection:
-            if not connection.execute(gone).first():
+            if not connection.execute(gone).first() and not connection.execute(select(looks).where(unseen)).first():
                 return []
         with self.database.writing() as connection:
+            connection.execute(delete(looks).where(unseen))
             names = list(connection.execute(gone).scalars())
             for name in names:
                 remove_found(connection, name, "discovery")
-            bump(connection)
+            if names:
+                bump(connection)
         return names
+
+    def note_look(self, look: Look) -> None:
+        """Write down what became of a look at a source; no catalog is built from it."""
+        table = schema.looks
+        values = asdict(look)
+        with self.database.writing() as connection:
+            if look.listed_at is None:
+                listed = select(table.c.listed_at).where(
+                    table.c.backend == look.backend, table.c.base_url == look.base_url
+                )
+                values["listed_at"] = connection.execute(listed).scalar()
+            connection.execute(delete(table).where(table.c.backend == look.backend))
+            connection.execute(insert(table).values(values))
+
+    def looks(self) -> tuple[Look, ...]:
+        """Return what became of the last look at each source."""
+        with self.database.reading() as connection:
+            return tuple(Look(**row) for row in _all(connection, schema.looks, "backend"))
+
+    def declared_sources(self) -> list[FoundBackend]:
+        """Return the declared backends that are asked what they serve, as found ones."""
+        table = schema.backends
+        query = select(table).where(table.c.source == "manifest", table.c.discover.is_(True)).order_by(table.c.position)
+        with self.database.reading() as connection:
+            return [to_be_asked(dict(row)) for row in connection.execute(query).mappings()]
 
     def set_accepts_messages(self, backend: str, source: Source, accepts: bool) -> bool:
         """Note whether a backend takes `messages`; return whether that is news."""
@@ -174,7 +227,7 @@ class RegistryStore:
             backend, models = announced.agent_backend(announcement, name), announced.agent_models(announcement)
             news = [row["backend"] for row in old] != [name] or any(row["stale"] for row in old)
             announced.upsert_agent(connection, announcement, name, old, now_ms() if now is None else now)
-            if news or not _found_as(connection, backend, models, "agent"):
+            if news or not found_as(connection, backend, models, "agent"):
                 for row in old:
                     if row["backend"] != name:
                         remove_found(connection, row["backend"], "agent")
@@ -213,14 +266,15 @@ class RegistryStore:
 
     # --- keys -----------------------------------------------------------------------------------
 
-    def create_key(self, name: str, models: Sequence[str] = ("*",)) -> NewKey:
+    def create_key(self, name: str, models: Sequence[str] = ("*",), objective: str | None = None) -> NewKey:
         """Make a key; only its SHA-256 is kept.
 
         Args:
             name: What people call it.
             models: Globs of the models and policies that it may use.
+            objective: What a cluster's scheduler is told of its requests; see `objective_name`.
         """
-        made, row = make_key(name, models, now_ms())
+        made, row = make_key(name, models, now_ms(), objective)
         with self.database.writing() as connection:
             connection.execute(insert(schema.api_keys).values(row))
             bump(connection)
@@ -275,33 +329,6 @@ def bump(connection: Connection) -> None:
     connection.execute(update(state).values(revision=state.c.revision + 1))
 
 
-def replace_found(connection: Connection, backend: FoundBackend, models: Sequence[FoundModel], source: Source) -> None:
-    """Write a found backend with its models and deployments in place of what was known of it."""
-    table = schema.models
-    known = select(table.c.id, table.c.created_at).where(table.c.origin == backend.name)
-    learned = {row.id: row.created_at for row in connection.execute(known)}
-    remove_found(connection, backend.name, source)
-    connection.execute(insert(schema.backends).values(_backend_row(backend, source)))
-    unique = {model.id: model for model in models}.values()
-    if not unique:
-        return
-    now = now_ms()
-    connection.execute(
-        insert(table), [_model_row(model, backend, source, learned.get(model.id, now)) for model in unique]
-    )
-    connection.execute(insert(schema.deployments), [_deployment_row(model, backend, source) for model in unique])
-
-
-def remove_found(connection: Connection, backend: str, source: Source) -> None:
-    """Remove a found backend with its models and deployments."""
-    for table, column in (
-        (schema.deployments, schema.deployments.c.backend),
-        (schema.models, schema.models.c.origin),
-        (schema.backends, schema.backends.c.name),
-    ):
-        connection.execute(delete(table).where(column == backend, table.c.source == source))
-
-
 def _load(connection: Connection) -> Rows:
     return Rows(
         revision=connection.execute(select(schema.registry_state.c.revision)).scalar_one(),
@@ -317,73 +344,3 @@ def _load(connection: Connection) -> Rows:
 def _all(connection: Connection, table: Table, *order: str) -> tuple[Row, ...]:
     rows = connection.execute(select(table).order_by(*(table.c[name] for name in order))).mappings()
     return tuple(dict(row) for row in rows)
-
-
-def _found_as(connection: Connection, backend: FoundBackend, models: Sequence[FoundModel], source: Source) -> bool:
-    """Whether the tables already say exactly this."""
-
-    def differs(table: Table, column: str, wanted: list[dict[str, Any]], key: str) -> bool:
-        query = select(table).where(table.c[column] == backend.name, table.c.source == source)
-        found = {row[key]: dict(row) for row in connection.execute(query).mappings()}
-        if len(found) != len(wanted):
-            return True
-        return any(not _says(found.get(row[key]), row) for row in wanted)
-
-    unique = list({model.id: model for model in models}.values())
-    return not (
-        differs(schema.backends, "name", [_backend_row(backend, source)], "name")
-        or differs(schema.models, "origin", [_model_row(model, backend, source, None) for model in unique], "id")
-        or differs(schema.deployments, "backend", [_deployment_row(model, backend, source) for model in unique], "id")
-    )
-
-
-def _says(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
-    return found is not None and all(found[key] == value for key, value in wanted.items() if key != "created_at")
-
-
-def _backend_row(backend: FoundBackend, source: Source) -> dict[str, Any]:
-    return {
-        "name": backend.name,
-        "source": source,
-        "dialect": backend.dialect,
-        "base_url": backend.base_url,
-        "tier": backend.tier,
-        "api_key_env": backend.api_key_env,
-        "timeouts": {},
-        "breaker": {},
-        "forward_headers": [],
-        "accepts_messages": backend.accepts_messages,
-        "key_header": backend.key_header,
-        "endpoints": sorted(backend.endpoints),
-    }
-
-
-def _model_row(model: FoundModel, backend: FoundBackend, source: Source, created_at: int | None) -> dict[str, Any]:
-    return {
-        "id": model.id,
-        "origin": backend.name,
-        "source": source,
-        "aliases": [],
-        "context_length": model.context_length,
-        "max_output_tokens": model.max_output_tokens,
-        "capabilities": sorted(set(model.capabilities)),
-        "quality": {},
-        "fallbacks": [],
-        "created_at": created_at,
-    }
-
-
-def _deployment_row(model: FoundModel, backend: FoundBackend, source: Source) -> dict[str, Any]:
-    return {
-        "id": f"{model.id}@{backend.name}",
-        "source": source,
-        "model": model.id,
-        "origin": backend.name,
-        "backend": backend.name,
-        "upstream_model": model.id,
-        "price_input": model.price.input,
-        "price_cached_input": model.price.cached_input,
-        "price_output": model.price.output,
-        "weight": 1.0,
-        "priority": 0,
-    }

@@ -9,14 +9,16 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from router.registry.build import same_url
 from router.registry.declared import Change
 from router.registry.manifest import plain_value
-from router.registry.rows import NewKey, Row, UsageTotal
+from router.registry.rows import Look, NewKey, Row, UsageTotal
+from router.registry.snapshot import Catalog
 from router.types import Backend, Deployment, Model, Policy
 
 __all__ = [
     "agent_view",
-    "backend_view",
+    "backends_view",
     "changes_view",
     "key_view",
     "model_view",
@@ -64,6 +66,7 @@ def model_view(model: Model) -> dict[str, Any]:
         "quality": dict(model.quality),
         "fallbacks": list(model.fallbacks),
         "created": model.created,
+        "parent": model.parent,
         "deployments": [_deployment_view(deployment) for deployment in model.deployments],
     }
 
@@ -81,7 +84,16 @@ def _deployment_view(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def backend_view(backend: Backend, models: Iterable[Model] = ()) -> dict[str, Any]:
+def backends_view(catalog: Catalog, looks: Iterable[Look]) -> list[dict[str, Any]]:
+    """Return the backends in force, each with what became of the last look at it."""
+    seen = {same_url(look.base_url): look for look in looks}
+    return [
+        _backend_view(backend, catalog.models.values(), seen.get(same_url(backend.base_url)))
+        for backend in catalog.backends.values()
+    ]
+
+
+def _backend_view(backend: Backend, models: Iterable[Model], look: Look | None) -> dict[str, Any]:
     """Return a backend; it never holds a secret, only the name of one."""
     served = [model.id for model in models if any(place.backend.name == backend.name for place in model.deployments)]
     return {
@@ -97,7 +109,17 @@ def backend_view(backend: Backend, models: Iterable[Model] = ()) -> dict[str, An
         "key_header": backend.key_header,
         "endpoints": sorted(backend.endpoints),
         "stale": backend.stale,
+        "listing": None if look is None else _look_view(look),
         "models": served,
+    }
+
+
+def _look_view(look: Look) -> dict[str, Any]:
+    return {
+        "state": look.state,
+        "detail": look.detail,
+        "looked_at": time_text(look.looked_at),
+        "listed_at": time_text(look.listed_at),
     }
 
 
@@ -143,6 +165,7 @@ def key_view(row: Row) -> dict[str, Any]:
         "name": row["name"],
         "prefix": row["prefix"],
         "models": list(row["models"]),
+        "objective": row["objective"],
         "created_at": time_text(row["created_at"]),
         "revoked_at": time_text(row["revoked_at"]),
     }
@@ -156,6 +179,7 @@ def new_key_view(made: NewKey) -> dict[str, Any]:
         "name": made.name,
         "prefix": made.prefix,
         "models": list(made.models),
+        "objective": made.objective,
         "created_at": time_text(made.created_at),
     }
 

@@ -56,9 +56,11 @@ async def discovery(
     yield Discovery(named, store, Asker(), (secrets or {}).get, **options)
 
 
-def named(secrets: dict[str, str] | None = None, agent: str | None = None, llmd: str | None = None) -> list[Source]:
+def named(
+    secrets: dict[str, str] | None = None, agent: str | None = None, llmd: str | None = None, models: str | None = None
+) -> list[Source]:
     """Return the sources that such settings name."""
-    return sources(local_agent_url=agent, llmd_endpoint=llmd, secrets=(secrets or {}).get)
+    return sources(local_agent_url=agent, llmd_endpoint=llmd, llmd_models=models, secrets=(secrets or {}).get)
 
 
 def catalog_of(store: RegistryStore) -> Catalog:

@@ -25,7 +25,7 @@ from router.registry.migration import migration_config, upgrade
 from router.registry.schema import metadata
 from router.registry.store import RegistryStore, open_store
 
-HEAD = "0003"
+HEAD = "0004"
 _FOLDER = Path(next(iter(router.migrations.__path__)))
 
 
