@@ -15,6 +15,7 @@ WITH_ENV = $(if $(wildcard .env),$(PYTHON) -m dotenv -f .env run --no-override -
 
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+K3S_ARGS ?=
 
 .PHONY: help
 help: ## Show this list
@@ -33,12 +34,12 @@ docker-dev: ## Build & run all services via Docker Compose
 	@scripts/docker_dev.sh
 
 .PHONY: k3s-up
-k3s-up: ## Spin up single-node k3s and deploy llm-d (not built yet)
-	@echo "make k3s-up is not built yet: the Helm chart for llm-d comes with a later issue." >&2; exit 1
+k3s-up: ## Spin up single-node k3s and deploy llm-d; K3S_ARGS="--help" lists the options
+	@scripts/k3s_up.sh $(K3S_ARGS)
 
 .PHONY: k3s-down
-k3s-down: ## Remove what k3s-up made (not built yet)
-	@echo "make k3s-down is not built yet: it comes with make k3s-up in a later issue." >&2; exit 1
+k3s-down: ## Remove what k3s-up made; K3S_ARGS="--help" lists the options
+	@scripts/k3s_down.sh $(K3S_ARGS)
 
 .PHONY: test
 test: setup ## Run all tests with coverage, in parallel

@@ -17,11 +17,11 @@ dev:
 docker-dev:
     @make docker-dev
 
-# Spin up single-node k3s and deploy llm-d (not built yet)
+# Spin up single-node k3s and deploy llm-d; K3S_ARGS="--help" lists the options
 k3s-up:
     @make k3s-up
 
-# Remove what k3s-up made (not built yet)
+# Remove what k3s-up made; K3S_ARGS="--help" lists the options
 k3s-down:
     @make k3s-down
 

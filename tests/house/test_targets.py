@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 
-import pytest
-
 from tests.house.tree import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-NOT_BUILT = ("k3s-up", "k3s-down")
 
 
 def _make_targets() -> dict[str, str]:
@@ -43,15 +40,6 @@ def test_help_lists_every_target() -> None:
     reply = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = [line.split()[0] for line in reply.stdout.splitlines()]
     assert listed == list(_make_targets())
-
-
-@pytest.mark.parametrize("target", NOT_BUILT)
-def test_unbuilt_target_says_so_and_fails(target: str) -> None:
-    """What is not built yet does not pretend."""
-    reply = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert reply.returncode != 0
-    assert f"make {target} is not built yet" in reply.stderr
-    assert "(not built yet)" in _make_targets()[target]
 
 
 def test_ci_runs_the_targets() -> None:
