@@ -140,8 +140,19 @@ async def _read_request(reader: asyncio.StreamReader) -> SeenRequest:
     for line in head[1:-2]:
         name, _, value = line.partition(":")
         headers[name.lower()] = value.strip()
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    chunked = headers.get("transfer-encoding") == "chunked"
+    body = await (_read_chunks(reader) if chunked else reader.readexactly(int(headers.get("content-length", "0"))))
     return SeenRequest(method, path, headers, body)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while True:
+        size = int(await reader.readuntil(b"\r\n"), 16)
+        data = await reader.readexactly(size + 2)
+        if size == 0:
+            return body
+        body += data[:-2]
 
 
 @asynccontextmanager

@@ -1,69 +1,23 @@
-"""The entrance of standalone mode: Envoy's own binary under what the chart renders, before a stand-in for the picker."""
+"""What the chart tells Envoy in standalone mode; test_entrance.py runs it."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import subprocess
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+import yaml
 
-from tests.support.envoy import BINARY, Envoy, envoy, unpacked
-from tests.support.helm import render
-from tests.support.picker import Asked, Picker, Refusal, picker
-from tests.support.process import free_port
-from tests.support.upstream import ScriptedReply, ScriptedUpstream, SeenRequest, scripted_upstream
-from tests.support.waiting import eventually
+from tests.support.envoy import BINARY, unpacked
+from tests.support.helm import Refused, render
 from tests.worker_cluster.cases import CASES, CHART, Case
 
-ENDPOINT = "x-gateway-destination-endpoint"
-KEYS = "secrets.routerApiKeys.existingSecret=router-keys"
-QUESTION = {"model": "m", "messages": [{"role": "user", "content": "A secret prompt."}]}
 STANDALONE = [
     case
     for case in CASES
     if case.chart == "chart" and case.values.get("router", {}).get("mode", "standalone") == "standalone"
 ]
-
-
-@dataclass
-class Entrance:
-    """A running entrance and what stands behind it."""
-
-    envoy: Envoy
-    client: httpx.AsyncClient
-    picker: Picker
-    picked: ScriptedUpstream
-    other: ScriptedUpstream
-
-    async def ask(self, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
-        """Send a question."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.client.post(path, json=QUESTION, headers=named)
-
-
-@asynccontextmanager
-async def entrance(
-    folder: Path,
-    *sets: str,
-    pick: Callable[[Asked], dict[str, str] | Refusal] | None = None,
-    away: bool = False,
-    keys: str = "",
-) -> AsyncIterator[Entrance]:
-    """Run an entrance with two workers behind it: the one that is picked, and another that the Service names."""
-    data = render(CHART, {"engine": {"kind": "sim"}}, *sets).one("ConfigMap", "-proxy")["data"]
-    async with scripted_upstream(_answer) as picked, scripted_upstream(_answer) as other:
-        choose = pick or (lambda _: {ENDPOINT: f"127.0.0.1:{picked.port}"})
-        async with picker(choose) as asked:
-            with envoy(data, folder, free_port() if away else asked.port, other.port, keys) as running:
-                async with httpx.AsyncClient(base_url=running.url, timeout=30, trust_env=False) as client:
-                    yield Entrance(running, client, asked, picked, other)
 
 
 @pytest.mark.parametrize("case", STANDALONE, ids=lambda case: case.name)
@@ -76,270 +30,94 @@ def test_envoy_takes_the_configuration(case: Case, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert (checked.returncode, checked.stderr) == (0, "")
+    assert (checked.returncode, checked.stderr.strip()) == (0, "")
 
 
-async def test_a_request_goes_to_the_worker_that_was_picked(tmp_path: Path) -> None:
-    """The picker sees the prompt and names the worker, which gets every byte of it."""
-    async with entrance(tmp_path) as door:
-        answer = await door.ask(x_request_id="0e4b0a5c-53ae-4f4e-9d6c-0d3a4c9c1d0e")
-        assert (answer.status_code, answer.json()["object"]) == (200, "chat.completion")
-        (seen,), (asked,) = (door.picked.requests, door.picker.asked)
-        assert (seen.path, seen.json) == ("/v1/chat/completions", QUESTION)
-        assert json.loads(asked.body) == QUESTION
-        assert asked.told == answer.content
-        assert seen.headers["x-request-id"] == "0e4b0a5c-53ae-4f4e-9d6c-0d3a4c9c1d0e"
-        assert not door.other.requests
+def test_the_image_is_the_release_of_the_tested_binary() -> None:
+    """What the tests run is what the cluster runs."""
+    told = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True).stdout
+    image = _pod("engine.kind=sim")["containers"][0]["image"]
+    assert image.rpartition(":v")[2] in told.split("/")
 
 
-async def test_a_request_without_a_body_is_picked_too(tmp_path: Path) -> None:
-    """The list of models comes from a worker that the picker names."""
-    async with entrance(tmp_path) as door:
-        assert (await door.client.get("/v1/models")).status_code == 200
-        assert [seen.path for seen in door.picked.requests] == ["/v1/models"]
+def test_timeouts_come_from_the_values() -> None:
+    """The longest answer, and the longest silence; the wait for a worker is no silence."""
+    routes = _routes("router.proxy.streamTimeout=7200s", "router.proxy.idleTimeout=200s")
+    assert (routes["picked"]["route"]["timeout"], routes["picked"]["route"]["idle_timeout"]) == ("7200s", "200s")
+    waits = _routes("router.proxy.idleTimeout=200s", "router.epp.flowControl.ttl=900s")
+    assert waits["picked"]["route"]["idle_timeout"] == "930s"
 
 
-async def test_a_stream_passes_as_it_comes(tmp_path: Path) -> None:
-    """The first event is here before the worker has written the second; nothing waits for the end."""
-    heard = asyncio.Event()
-
-    async def script(_: SeenRequest, reply: ScriptedReply) -> None:
-        await reply.start_stream()
-        await reply.event("first")
-        await heard.wait()
-        await reply.event("second")
-        await reply.end_stream()
-
-    async with entrance(tmp_path) as door:
-        door.picked.script = script
-        async with door.client.stream("POST", "/v1/chat/completions", json=QUESTION) as answer:
-            pieces = answer.aiter_raw()
-            assert await anext(pieces) == b"data: first\n\n"
-            heard.set()
-            assert b"".join([piece async for piece in pieces]) == b"data: second\n\n"
+@pytest.mark.parametrize(
+    ("sets", "seconds"),
+    [
+        (("router.epp.flowControl.ttl=120s",), "150s"),
+        (("router.epp.flowControl.ttl=9000s",), "3600s"),
+        (("router.epp.flowControl.enabled=false",), "30s"),
+    ],
+)
+def test_envoy_waits_for_the_picker_as_long_as_requests_queue(sets: tuple[str, ...], seconds: str) -> None:
+    """A little longer than a request may wait there, and no longer than Envoy can."""
+    (filter_,) = [item for item in _manager(*sets)["http_filters"] if item["name"].endswith("ext_proc")]
+    assert filter_["typed_config"]["message_timeout"] == seconds
 
 
-async def test_a_client_that_leaves_frees_the_worker(tmp_path: Path) -> None:
-    """Envoy hangs up on the worker as soon as the client has hung up on Envoy."""
-    async with entrance(tmp_path) as door:
-        door.picked.script = _endless
-        async with door.client.stream("POST", "/v1/chat/completions", json=QUESTION) as answer:
-            await anext(answer.aiter_raw())
-        await asyncio.wait_for(door.picked.requests[0].closed_early.wait(), 20)
+@pytest.mark.parametrize("value", ["1h", "500ms", "60", "0s"])
+def test_a_time_that_envoy_cannot_read_is_refused(value: str) -> None:
+    """Envoy reads seconds alone; another unit would keep it from starting."""
+    with pytest.raises(Refused, match="streamTimeout"):
+        render(CHART, {"router": {"proxy": {"streamTimeout": value}}})
 
 
-async def test_what_a_client_may_not_say_is_not_heard(tmp_path: Path) -> None:
-    """No client chooses its worker or its prefill; what the router says of tenant and priority stays."""
-    forged = {
-        ENDPOINT: "127.0.0.1:1",
-        f"{ENDPOINT}-subset": "127.0.0.1:1",
-        "x-prefiller-host-port": "127.0.0.1:1",
-        "x-encoder-hosts-ports": "127.0.0.1:1",
-        "x-data-parallel-host-port": "127.0.0.1:1",
-        "x-data-parallel-rank": "1",
-        "x-kv-cache-source-host-port": "127.0.0.1:1",
-        "authorization": "Bearer of-another-house",
-    }
-    async with entrance(tmp_path) as door:
-        answer = await door.ask(**forged, x_llm_d_inference_objective="batch")
-        assert answer.status_code == 200
-        asked, seen = (door.picker.asked[0].headers, door.picked.requests[0].headers)
-        assert not forged.keys() & asked.keys()
-        assert forged.keys() & seen.keys() == {ENDPOINT}
-        assert seen[ENDPOINT] == f"127.0.0.1:{door.picked.port}"
-        assert asked["x-llm-d-inference-objective"] == seen["x-llm-d-inference-objective"] == "batch"
+def test_fail_close_has_no_way_round_the_picker() -> None:
+    """Without FailOpen there is not even a cluster of all workers."""
+    config = _config("router.epp.failureMode=FailClose")
+    assert "any_worker" not in {cluster["name"] for cluster in config["static_resources"]["clusters"]}
 
 
-async def test_a_picker_that_refuses_is_heard(tmp_path: Path) -> None:
-    """Its status, its reason and its text reach the client as they are."""
-    refusal = Refusal(
-        429, b"inference error: ResourceExhausted", {"x-llm-d-request-dropped-reason": "rejected-saturated"}
-    )
-    async with entrance(tmp_path, pick=lambda _: refusal) as door:
-        answer = await door.ask()
-        assert (answer.status_code, answer.content) == (429, refusal.body)
-        assert answer.headers["x-llm-d-request-dropped-reason"] == "rejected-saturated"
-        assert not door.picked.requests
+def test_failure_mode_is_one_of_two() -> None:
+    """`FailClosed`, as upstream's own page once had it, is refused."""
+    with pytest.raises(Refused, match="failureMode"):
+        render(CHART, {}, "router.epp.failureMode=FailClosed")
 
 
-async def test_fail_open_takes_any_worker(tmp_path: Path) -> None:
-    """Without its picker the entrance goes to what the Service of all workers names."""
-    async with entrance(tmp_path, away=True) as door:
-        assert (await door.ask()).status_code == 200
-        assert [seen.json for seen in door.other.requests] == [QUESTION]
-
-
-async def test_fail_close_refuses(tmp_path: Path) -> None:
-    """Without its picker the entrance refuses; no worker hears of it."""
-    async with entrance(tmp_path, "router.epp.failureMode=FailClose", away=True) as door:
-        assert (await door.ask()).status_code == 503
-        assert not door.other.requests
-
-
-async def test_fail_close_serves_what_is_picked(tmp_path: Path) -> None:
-    """With its picker it is the same entrance."""
-    async with entrance(tmp_path, "router.epp.failureMode=FailClose") as door:
-        assert (await door.ask()).status_code == 200
-
-
-async def test_a_key_is_asked_for(tmp_path: Path) -> None:
-    """No key and a wrong one are told so in OpenAI's words, before anybody else hears of the request."""
-    async with entrance(tmp_path, KEYS, keys="key-of-the-router\n\nkey-of-another\n") as door:
-        for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "key-of-another"}):
-            answer = await door.ask(**headers)
-            assert answer.status_code == 401
-            assert answer.headers["content-type"] == "application/json"
-            error = answer.json()["error"]
-            assert error.keys() == {"message", "type", "param", "code"}
-            assert error["code"] == "invalid_api_key"
-        assert not door.picker.asked
-
-
-async def test_a_known_key_lets_in_and_stays_outside(tmp_path: Path) -> None:
-    """Any of the keys lets in; neither picker nor worker ever sees it."""
-    async with entrance(tmp_path, KEYS, keys="key-of-the-router\nkey-of-another") as door:
-        for header in ("Bearer key-of-the-router", "bearer key-of-another"):
-            assert (await door.ask(authorization=header)).status_code == 200
-        assert not [seen for seen in door.picked.requests if "authorization" in seen.headers]
-        assert not [asked for asked in door.picker.asked if "authorization" in asked.headers]
-
-
-async def test_health_needs_no_key(tmp_path: Path) -> None:
-    """Whoever only wants to know whether somebody is there may ask."""
-    async with entrance(tmp_path, KEYS, keys="key-of-the-router") as door:
-        assert (await door.client.get("/health")).status_code == 200
-
-
-async def test_an_unreadable_secret_lets_nobody_in(tmp_path: Path) -> None:
-    """No keys are not the same as no need of one."""
-    async with entrance(tmp_path, KEYS) as door:
-        assert (await door.ask(authorization="Bearer ")).status_code == 401
-        (tmp_path / "keys" / "keys").unlink()
-        assert (await door.ask(authorization="Bearer anything")).status_code == 401
-
-
-async def test_a_changed_secret_counts_without_a_restart(tmp_path: Path) -> None:
-    """A key that was added lets in, one that was taken away does not any more."""
-    async with entrance(tmp_path, KEYS, keys="old-key") as door:
-        assert (await door.ask(authorization="Bearer old-key")).status_code == 200
-        (tmp_path / "keys" / "keys").write_text("new-key\n", encoding="utf-8")
-
-        async def new_key_lets_in() -> bool:
-            return (await door.ask(authorization="Bearer new-key")).status_code == 200
-
-        await eventually(new_key_lets_in)
-        assert (await door.ask(authorization="Bearer old-key")).status_code == 401
-
-
-@pytest.mark.parametrize("path", ["/metrics", "/v1", "/reset_prefix_cache", "/v1/../metrics", "/"])
-async def test_other_paths_are_closed(tmp_path: Path, path: str) -> None:
-    """What vLLM serves beside the API is nobody's business here."""
-    async with entrance(tmp_path) as door:
-        answer = await _raw(door.envoy, path)
-        assert answer.startswith("HTTP/1.1 404")
-        assert json.loads(answer.partition("\r\n\r\n")[2])["error"]["code"] == "not_found"
-        assert not door.picker.asked
-
-
-async def test_the_log_tells_no_secrets(tmp_path: Path) -> None:
-    """One line of JSON for each request, without its prompt, its key or its query."""
-    async with entrance(tmp_path, KEYS, keys="key-of-the-router") as door:
-        await door.ask(
-            "/v1/chat/completions?api_key=hidden", authorization="Bearer key-of-the-router", x_request_id="r1"
-        )
-        await eventually(lambda: "r1" in door.envoy.output())
-        (line,) = [json.loads(line) for line in door.envoy.output().splitlines() if line.startswith("{")]
-        assert (line["path"], line["status"], line["worker"]) == (
-            "/v1/chat/completions",
-            200,
-            f"127.0.0.1:{door.picked.port}",
-        )
-        assert not [word for word in ("secret prompt", "key-of-the-router", "hidden") if word in door.envoy.output()]
-
-
-async def test_status_shows_metrics_and_nothing_more(tmp_path: Path) -> None:
-    """Prometheus reads its page; the admin interface has no way in."""
-    async with entrance(tmp_path) as door:
-        await door.ask()
-        async with httpx.AsyncClient(base_url=door.envoy.status, trust_env=False) as client:
-            metrics = (await client.get("/stats/prometheus")).text
-            assert (
-                'envoy_http_downstream_rq_xx{envoy_response_code_class="2",envoy_http_conn_manager_prefix="entrance"} 1'
-                in (metrics)
-            )
-            for path in ("/config_dump", "/quitquitquit", "/stats"):
-                assert (await client.post(path)).status_code == 404
-
-
-async def test_draining_waits_for_the_last_answer(tmp_path: Path) -> None:
-    """The hook makes the pod unready, closes connections as they fall idle, and ends with the last stream."""
-    done = asyncio.Event()
-
-    async def script(_: SeenRequest, reply: ScriptedReply) -> None:
-        await reply.start_stream()
-        await reply.event("first")
-        await done.wait()
-        await reply.end_stream()
-
-    async with entrance(tmp_path) as door, httpx.AsyncClient(base_url=door.envoy.status, trust_env=False) as status:
-        door.picked.script = script
-        async with door.client.stream("POST", "/v1/chat/completions", json=QUESTION) as answer:
-            pieces = answer.aiter_raw()
-            await anext(pieces)
-            hook = await _drain(door.envoy, seconds=60)
-
-            async def unready() -> bool:
-                return (await status.get("/ready")).status_code == 503
-
-            await eventually(unready)
-            assert (await door.client.get("/nothing")).headers["connection"] == "close"
-            assert hook.returncode is None
-            done.set()
-            assert [piece async for piece in pieces] == []
-        assert (await hook.wait(), await hook.stderr.read()) == (0, b"")
-
-
-async def test_draining_ends_after_its_time(tmp_path: Path) -> None:
-    """An answer that does not end in time does not hold the pod."""
-    async with entrance(tmp_path) as door:
-        door.picked.script = _endless
-        async with door.client.stream("POST", "/v1/chat/completions", json=QUESTION) as answer:
-            await anext(answer.aiter_raw())
-            hook = await _drain(door.envoy, seconds=1)
-            assert await asyncio.wait_for(hook.wait(), 30) == 0
+def test_keys_are_mounted_from_a_secret() -> None:
+    """They come as files of a Secret, for Envoy alone; no ConfigMap and no argument holds one."""
+    made = render(CHART, {"secrets": {"routerApiKeys": {"create": True, "keys": ["a-key-of-the-router"]}}})
+    pod = made.one("Deployment", "-epp")["spec"]["template"]["spec"]
+    assert {"name": "router-keys", "secret": {"secretName": "llm-d-router-keys", "defaultMode": 0o440}} in pod[
+        "volumes"
+    ]
+    (proxy,), (epp,) = pod["containers"], pod["initContainers"]
+    assert "router-keys" in {mount["name"] for mount in proxy["volumeMounts"]}
+    assert "router-keys" not in {mount["name"] for mount in epp["volumeMounts"]}
 
 
 def test_the_drain_hook_is_clean() -> None:
     """ShellCheck finds nothing."""
-    script = CHART / "files" / "drain.sh"
-    subprocess.run([BINARY.parent / "shellcheck", script], check=True)
+    subprocess.run([BINARY.parent / "shellcheck", CHART / "files" / "drain.sh"], check=True)
 
 
-async def _answer(request: SeenRequest, reply: ScriptedReply) -> None:
-    await reply.json({"object": "chat.completion" if request.body else "list"})
+def test_the_pod_outlives_the_drain() -> None:
+    """Kubernetes kills nobody before the hook has had its time."""
+    pod = _pod("router.proxy.drainSeconds=300")
+    assert pod["terminationGracePeriodSeconds"] > 300
+    assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] == "300"
 
 
-async def _endless(_: SeenRequest, reply: ScriptedReply) -> None:
-    await reply.start_stream()
-    await reply.event("first")
-    await asyncio.Event().wait()
+def _pod(*sets: str) -> Any:
+    return render(CHART, {}, *sets).one("Deployment", "-epp")["spec"]["template"]["spec"]
 
 
-async def _drain(running: Envoy, seconds: int) -> Any:
-    return await asyncio.create_subprocess_exec(
-        "bash",
-        running.config / "drain.sh",
-        str(seconds),
-        env={"PATH": "/usr/bin:/bin", "ADMIN_PORT": str(running.admin_port), "SETTLE_SECONDS": "0"},
-        stderr=asyncio.subprocess.PIPE,
-    )
+def _config(*sets: str) -> Any:
+    return yaml.safe_load(render(CHART, {}, *sets).one("ConfigMap", "-proxy")["data"]["envoy.yaml"])
 
 
-async def _raw(running: Envoy, path: str) -> str:
-    """Ask for a path as it is written; an HTTP client would tidy it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(running.url.rpartition(":")[2]))
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: entrance\r\nconnection: close\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    await writer.wait_closed()
-    return answer.decode()
+def _manager(*sets: str) -> Any:
+    listener = _config(*sets)["static_resources"]["listeners"][0]
+    return listener["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def _routes(*sets: str) -> dict[str, Any]:
+    (host,) = _manager(*sets)["route_config"]["virtual_hosts"]
+    return {route["name"]: route for route in host["routes"]}

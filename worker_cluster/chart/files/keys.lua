@@ -1,9 +1,8 @@
--- Lets in who knows a key: `Authorization: Bearer <key>`, one of those that the mounted Secret holds, one a line.
+-- Knows callers by their key, `Authorization: Bearer <key>`: one of those that the mounted Secret holds, one a line. A
+-- route refuses whom this marks. It does not answer itself, as the endpoint picker would be shown that answer.
 
 local PATH = "/etc/envoy-keys/keys"
 local SECONDS = 10 -- between two looks at the file, which changes when the Secret does
-local REFUSAL = '{"error":{"message":"The entrance asks for one of its keys as bearer.",'
-  .. '"type":"invalid_request_error","param":null,"code":"invalid_api_key"}}'
 
 local keys = {}
 local looked_at = 0
@@ -30,16 +29,13 @@ end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
-  if headers:get(":path"):match("^/health$") then
+  if headers:get(":path") == "/health" then
     return
   end
   refresh()
   local scheme, key = (headers:get("authorization") or ""):match("^(%a+) +(%S+)$")
-  if scheme ~= nil and scheme:lower() == "bearer" and keys[key] then
-    return
+  if scheme == nil or scheme:lower() ~= "bearer" or not keys[key] then
+    handle:streamInfo():dynamicMetadata():set("entrance", "key", "unknown")
+    handle:clearRouteCache()
   end
-  handle:respond(
-    {[":status"] = "401", ["content-type"] = "application/json", ["www-authenticate"] = "Bearer"},
-    REFUSAL
-  )
 end

@@ -104,6 +104,14 @@ static_resources:
                     - name: entrance
                       domains: ["*"]
                       routes:
+                        {{- if include "worker-cluster.routerKeysSecret" . }}
+                        - name: keyless
+                          match:
+                            prefix: /
+                            dynamic_metadata:
+                              - {filter: entrance, path: [{key: key}], value: {string_match: {exact: unknown}}}
+                          {{- include "worker-cluster.refusal" (dict "status" 401 "code" "invalid_api_key" "message" "The entrance asks for one of its keys as bearer.") | nindent 26 }}
+                        {{- end }}
                         - name: picked
                           match:
                             safe_regex: {regex: "/v1/.+|/health"}
@@ -132,17 +140,7 @@ static_resources:
                         # vLLM has more paths, some of which change its state; the router needs none of them.
                         - name: closed
                           match: {prefix: /}
-                          direct_response:
-                            status: 404
-                            body:
-                              inline_string: {{ dict "error" (dict "message" "The entrance serves /v1/… alone." "type" "invalid_request_error" "param" nil "code" "not_found") | toJson | squote }}
-                          response_headers_to_add:
-                            - header: {key: content-type, value: application/json}
-                              append_action: OVERWRITE_IF_EXISTS_OR_ADD
-                          typed_per_filter_config:
-                            envoy.filters.http.ext_proc:
-                              "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
-                              disabled: true
+                          {{- include "worker-cluster.refusal" (dict "status" 404 "code" "not_found" "message" "The entrance serves /v1/… alone.") | nindent 26 }}
     # Readiness and metrics; the admin interface itself stays within the pod.
     - name: status
       address:
@@ -200,9 +198,18 @@ static_resources:
       typed_extension_protocol_options:
         {{- include "worker-cluster.workerProtocol" . | nindent 8 }}
     {{- end }}
+    # Envoy has to know that it is away before a request comes: once it has begun to send it a body, it cannot do without.
     - name: picker
       type: STATIC
       connect_timeout: 2s
+      health_checks:
+        - tcp_health_check: {}
+          interval: 1s
+          no_traffic_interval: 1s
+          timeout: 1s
+          healthy_threshold: 1
+          unhealthy_threshold: 1
+      common_lb_config: {healthy_panic_threshold: {value: 0}}
       load_assignment:
         cluster_name: picker
         endpoints:
@@ -227,6 +234,21 @@ static_resources:
               - endpoint:
                   address:
                     socket_address: {address: 127.0.0.1, port_value: 19000}
+{{- end -}}
+
+{{/* Refuses in OpenAI's words, without asking the picker; `dict "status" 404 "code" "not_found" "message" "…"`. */}}
+{{- define "worker-cluster.refusal" -}}
+direct_response:
+  status: {{ .status }}
+  body:
+    inline_string: {{ dict "error" (dict "message" .message "type" "invalid_request_error" "param" nil "code" .code) | toJson | squote }}
+response_headers_to_add:
+  - header: {key: content-type, value: application/json}
+    append_action: OVERWRITE_IF_EXISTS_OR_ADD
+typed_per_filter_config:
+  envoy.filters.http.ext_proc:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute
+    disabled: true
 {{- end -}}
 
 {{- define "worker-cluster.noThresholds" -}}
