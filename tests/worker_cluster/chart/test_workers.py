@@ -268,11 +268,11 @@ def test_pods_go_where_the_values_say() -> None:
     assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
-def test_resources_of_ones_own_keep_the_gpus() -> None:
-    """Whoever says how much memory a worker gets does not have to say its GPUs again."""
+def test_resources_of_ones_own_keep_the_others() -> None:
+    """Whoever says how much memory a worker may take does not have to say the rest again, its GPUs least of all."""
     objects = render(CHART, {"decode": {"resources": {"requests": {"cpu": "8"}, "limits": {"memory": "64Gi"}}}})
     assert engine(objects)["resources"] == {
-        "requests": {"cpu": "8"},
+        "requests": {"cpu": "8", "memory": "8Gi"},
         "limits": {"memory": "64Gi", "nvidia.com/gpu": "1"},
     }
 

@@ -133,7 +133,7 @@ weights. Torch asks for the name of a user who has none. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Requests and limits of the engine: its own ones, with the GPUs. */}}
+{{/* Requests and limits of the engine: its own ones, what the values put in their place, and the GPUs. */}}
 {{- define "worker-cluster.engineResources" -}}
 {{- $values := .root.Values -}}
 {{- $gpus := int64 $values.gpu.count -}}
@@ -142,9 +142,9 @@ weights. Torch asks for the name of a user who has none. */}}
       "vllm" (dict "requests" (dict "cpu" (toString (mul 2 $gpus)) "memory" (printf "%dGi" (mul 8 $gpus))) "limits" (dict "memory" (printf "%dGi" (mul 32 $gpus))))
       "vllm-cpu" (dict "requests" (dict "cpu" "2" "memory" (printf "%dGi" (add 4 $memory))) "limits" (dict "memory" (printf "%dGi" (add 8 $memory))))
       "sim" (dict "requests" (dict "cpu" "50m" "memory" "64Mi") "limits" (dict "memory" "256Mi")) -}}
-{{- $resources := deepCopy (default (get $own $values.engine.kind) .settings.resources) -}}
+{{- $resources := mergeOverwrite (get $own $values.engine.kind) (deepCopy .settings.resources) -}}
 {{- if eq $values.engine.kind "vllm" -}}
-{{- $_ := set $resources "limits" (set (default dict $resources.limits) $values.gpu.resource (toString $gpus)) -}}
+{{- $_ := set $resources.limits $values.gpu.resource (toString $gpus) -}}
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
