@@ -1,4 +1,4 @@
-"""Renders what the code alone can say: reference pages of settings, errors, metrics and faults, and `.env.example`.
+"""Renders what the code alone can say: reference pages of settings, errors, metrics, faults and charts, `.env.example`.
 
 `python -m scripts.reference` writes them; with `--check` it only says which are out of step.
 """
@@ -27,6 +27,7 @@ from local_agent.types import Phase
 from router.metrics import RouterMetrics
 from router.registry.providers import PROVIDERS, Provider
 from router.settings import RouterSettings
+from scripts.chart_values import chart_values_page
 from shared import errors
 from tests.integration.faults.page import faults_page
 
@@ -258,6 +259,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/errors.md": errors_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/faults.md": faults_page,
+    "docs/reference/chart-values.md": lambda: chart_values_page(GENERATED),
     ".env.example": env_example,
 }
 
