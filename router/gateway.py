@@ -38,6 +38,11 @@ class CatalogReader(Protocol):
         """The snapshot in force."""
         ...
 
+    @property
+    def problem(self) -> str | None:
+        """Why the snapshot may be out of date; None while all is well."""
+        ...
+
     async def refresh(self) -> None:
         """Read the registry again now, if it has changed."""
         ...

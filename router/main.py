@@ -152,7 +152,8 @@ async def _open_registry(
     stack.push_async_callback(asyncio.to_thread, store.close)
     if settings.registry_file is not None and seat is None:  # the parent of several workers has applied it
         await asyncio.to_thread(store.apply, load_manifest(settings.registry_file))
-    usage = UsageWriter(store, settings.sqlite_db_path)
+    # A server comes back from a restart in seconds, and this router's journals may go with its container.
+    usage = UsageWriter(store, settings.sqlite_db_path, farewell=5.0 if settings.database_url else 0)
     stack.push_async_callback(asyncio.to_thread, usage.close)
     catalog = CatalogSource(store)
     await catalog.refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -24,12 +25,14 @@ from router.state.responses import ResponseStore
 from router.types import Caller
 from router.wire.openai import openai_error
 from shared.asgi import Scope
-from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, ServiceError, Unauthenticated
+from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, Overloaded, ServiceError, Unauthenticated
 from shared.ids import IdSource
 from shared.logs import AccessLog
 
 __all__ = ["Services", "Shape", "add_error_handlers", "caller_of", "identify", "services_of"]
 
+_PATIENCE = 2.0
+"""Seconds that a request with an unknown key waits for the registry."""
 Shape = Callable[[Scope], Callable[[ServiceError], tuple[int, bytes]]]
 """How errors are told to the clients of a request's route: as a status and a body."""
 
@@ -74,6 +77,7 @@ async def identify(services: Services, headers: Mapping[str, str]) -> Caller:
 
     Raises:
         Unauthenticated: No key where one is needed, or one that is not valid.
+        Overloaded: Whether the key is valid cannot be told now.
     """
     authorization = headers.get("authorization")
     if authorization is None and (key := headers.get("x-api-key") or headers.get("api-key")):
@@ -83,8 +87,16 @@ async def identify(services: Services, headers: Mapping[str, str]) -> Caller:
     except Unauthenticated:
         if authorization is None:
             raise
-        await services.catalog.refresh()
-        return services.doorkeeper.identify(authorization, services.catalog.current)
+        looking = asyncio.ensure_future(services.catalog.refresh())
+        await asyncio.wait({looking}, timeout=_PATIENCE)
+        try:
+            return services.doorkeeper.identify(authorization, services.catalog.current)
+        except Unauthenticated:
+            if looking.done() and services.catalog.problem is None:
+                raise
+            raise Overloaded(
+                "The API key cannot be checked: the router's registry does not answer. Try again.", retry_after=2
+            ) from None
 
 
 async def caller_of(request: Request) -> Caller:

@@ -30,7 +30,7 @@ def ops_router() -> APIRouter:
         every router out of rotation because Redis is away would turn a slow cache into an outage.
         """
         services = services_of(request.scope)
-        checks = _checks(services.catalog.current, getattr(services.catalog, "problem", None), services.state.available)
+        checks = _checks(services.catalog.current, services.catalog.problem, services.state.available)
         degraded = any(check["status"] != "ok" for check in checks.values())
         return JSONResponse({"status": "degraded" if degraded else "ok", "checks": checks})
 

@@ -13,6 +13,8 @@ from router.registry.store import RegistryStore, StoreError
 
 __all__ = ["BUILT_IN_POLICIES", "Catalog", "CatalogSource", "InvalidCatalog", "build_catalog"]
 
+_LONGEST_PAUSE = 2.0
+"""Seconds between two looks at a registry that does not answer: every router looks, and its server is to recover."""
 _log = logging.getLogger(__name__)
 
 
@@ -59,14 +61,16 @@ class CatalogSource:
             self.problem = problem
 
     async def run(self) -> None:
-        """Look at the registry again and again until cancelled.
+        """Look at the registry again and again until cancelled, less often while it does not answer.
 
         A look that takes a thread is spared while the registry's file is untouched.
         """
+        pause = self._interval
         while True:
             if self._watch.touched() or self.problem is not None:
                 await self.refresh()
-            await self._sleep(self._interval)
+            pause = self._interval if self.problem is None else min(2 * pause, max(_LONGEST_PAUSE, self._interval))
+            await self._sleep(pause)
 
     def _read(self) -> str | None:
         """Swap the catalog where the registry has changed; return what is wrong, if anything."""

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import (
     ArgumentError,
     DataError,
     DisconnectionError,
     IntegrityError,
-    NoSuchModuleError,
     SQLAlchemyError,
     StatementError,
 )
@@ -32,7 +31,25 @@ MIGRATIONS = Path(next(iter(router.migrations.__path__)))
 
 _BUSY_TIMEOUT = 5.0
 _MIGRATION_TIMEOUT = 60.0
-_MIGRATION_LOCK = 0x726F75746572  # any number, the same in every process
+_LOCK = text(
+    # A router that hangs, or whose machine is gone, gives the lock back; one that waits for it gives up.
+    "SELECT set_config('idle_in_transaction_session_timeout', '30s', true), set_config('lock_timeout', '60s', true),"
+    f" pg_advisory_xact_lock({0x726F75746572})"  # any number, the same in every process
+)
+_SERVER_OPTIONS: dict[str, Any] = {
+    "application_name": "inference-router",
+    "connect_timeout": 5,
+    # A server whose machine is gone says no goodbye: without these, a statement waits for it for a quarter of an hour.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    # A pool of connections between us and the server (PgBouncer) may not know our prepared statements.
+    "prepare_threshold": None,
+}
+"""What libpq and its driver are told; the URL's own parameters win."""
+_SERVER_CONNECTIONS = (2, 3)
+"""What one process keeps open, and opens beyond that: all processes of all replicas share the server's hundred."""
 
 
 class StoreError(Exception):
@@ -62,22 +79,38 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Yield a connection in one read transaction.
+        """Yield a connection in one read transaction, in which every statement sees the same state.
 
         Raises:
             StoreError: The database does not answer.
         """
-        with _translated(), self.engine.begin() as connection:
+        options = {} if self.path is not None else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with _translated(), self.engine.execution_options(**options).begin() as connection:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[Connection]:
+    def glancing(self) -> Iterator[Connection]:
+        """Yield a connection for one statement, without the cost of a transaction on a server.
+
+        Raises:
+            StoreError: The database does not answer.
+        """
+        with _translated(), self.engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self, *, alone: bool = True) -> Iterator[Connection]:
         """Yield a connection in one write transaction, committed at the end.
+
+        Args:
+            alone: Whether to wait for others that write alone, in whatever process. SQLite has one writer anyway.
 
         Raises:
             StoreError: The database does not answer; nothing was written.
         """
         with _translated(), self.engine.execution_options(sqlite_write=True).begin() as connection:
+            if alone and self.path is None:
+                connection.execute(_LOCK)
             yield connection
 
     def close(self) -> None:
@@ -89,9 +122,9 @@ class Database:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, OverflowError) as error:
+    except (SQLAlchemyError, OverflowError, UnicodeError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-        refused = (IntegrityError, DataError, OverflowError)
+        refused = (IntegrityError, DataError, OverflowError, UnicodeError)
         # A StatementError of its own class is a value that could not even be sent.
         about_rows = isinstance(error, refused) or type(error) is StatementError
         raise StoreError(f"The registry's database cannot be used: {reason}.", about_rows=about_rows) from error
@@ -112,10 +145,14 @@ def open_database(path_or_url: str | Path) -> Database:
     if "://" in text_form:
         try:
             url = make_url(text_form)
-        except ArgumentError as error:
-            raise StoreError("DATABASE_URL is not a database URL.") from error
+        except (ArgumentError, ValueError):
+            # Not from the error, which may quote what follows a password's colon.
+            raise StoreError(
+                "DATABASE_URL is not a database URL: it is postgresql://USER:PASSWORD@HOST:PORT/NAME, and"
+                " in the password every character but letters and digits is percent-encoded."
+            ) from None
         if url.get_backend_name() != "sqlite":
-            return _open_server(text_form)
+            return _open_server(url)
         text_form = url.database or ""
     if not text_form or text_form == ":memory:":
         raise StoreError("The registry needs a file: every worker and the command line open it on their own.")
@@ -138,13 +175,20 @@ def open_database(path_or_url: str | Path) -> Database:
     return database
 
 
-def _open_server(url: str) -> Database:
+def _open_server(url: URL) -> Database:
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise StoreError("DATABASE_URL names a kind of database that is not supported; use postgresql://.")
+    kept, more = _SERVER_CONNECTIONS
     try:
-        engine = create_engine(url, pool_pre_ping=True, pool_size=4)
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_size=kept,
+            max_overflow=more,
+            connect_args={name: value for name, value in _SERVER_OPTIONS.items() if name not in url.query},
+        )
     except ModuleNotFoundError as error:
         raise StoreError(f"The driver {error.name} is missing: install inference-router[postgres].") from error
-    except NoSuchModuleError as error:
-        raise StoreError("DATABASE_URL names a kind of database that is not supported; use postgresql://.") from error
     database = Database(engine, None)
     try:
         migrate(database)
@@ -230,8 +274,6 @@ def migrate(database: Database) -> None:
         if _schema_revision(connection) == head:
             return
     with database.writing() as connection:
-        if database.path is None:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
         current = _schema_revision(connection)
         if current == head:
             return

@@ -54,7 +54,7 @@ class RevisionReader:
         """
         path = self._database.path
         if path is None:
-            with self._database.reading() as connection:
+            with self._database.glancing() as connection:
                 return None, int(connection.execute(select(schema.registry_state.c.revision)).scalar_one())
         with self._lock:
             try:

@@ -307,7 +307,7 @@ class RegistryStore:
         """
         if not rows:
             return
-        with self.database.writing() as connection:
+        with self.database.writing(alone=False) as connection:
             insert_rows(connection, rows)
 
     def usage_totals(self, since: int | None = None) -> tuple[UsageTotal, ...]:

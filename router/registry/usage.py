@@ -36,6 +36,8 @@ class UsageWriter:
             each commit costs more than the rows in it.
         retry: Seconds between two tries while the database is away.
         capacity: Rows kept in memory.
+        farewell: Seconds that `close` goes on trying; what is left then waits in the journal for the next start,
+            which in a container may never come.
         clock: Milliseconds since the epoch.
     """
 
@@ -47,6 +49,7 @@ class UsageWriter:
         interval: float = 0.05,
         retry: float = 1.0,
         capacity: int = 20_000,
+        farewell: float = 0,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._store = store
@@ -54,6 +57,7 @@ class UsageWriter:
         self._interval = interval
         self._retry = retry
         self._capacity = capacity
+        self._farewell = farewell
         self._clock = clock
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -68,6 +72,7 @@ class UsageWriter:
         self._pause = interval
         self._replayed = False
         self._stopping = False
+        self._last_try = 0.0
         self._closed = False
         self._complaints: set[str] = set()
         self._journal = self._open_journal()
@@ -115,6 +120,8 @@ class UsageWriter:
     def close(self) -> None:
         """Commit what is left and stop. Rows that cannot be committed stay in the journal."""
         with self._lock:
+            if not self._stopping:
+                self._last_try = time.monotonic() + self._farewell
             self._stopping = True
             self._work.notify_all()
         self._thread.join()
@@ -138,10 +145,11 @@ class UsageWriter:
             done = self._turn()
             with self._lock:
                 self._settled.notify_all()
-                if self._stopping and (not done or not self._pending()):
+                if self._stopping and (not self._pending() or (not done and time.monotonic() >= self._last_try)):
                     return
                 if not done:
-                    self._work.wait_for(lambda: self._stopping, self._retry)
+                    # Being told to stop cuts the wait short, once.
+                    self._work.wait_for((lambda: False) if self._stopping else (lambda: self._stopping), self._retry)
                     continue
                 self._idle = not self._pending()
                 self._work.wait_for(lambda: self._stopping or self._pending())

@@ -163,3 +163,20 @@ def bearer(key: str) -> dict[str, str]:
 async def apply(router: LiveRouter, manifest: str) -> None:
     """Apply a manifest, as `routerctl apply` does from another process."""
     await asyncio.to_thread(router.store.apply, parse_manifest(manifest))
+
+
+async def test_keys_are_not_called_invalid_while_the_registry_is_away(tmp_path: Path) -> None:
+    """A known key goes on working; one that may have been made meanwhile is asked to come back, not sent away."""
+    async with scripted_upstream() as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        made = await asyncio.to_thread(router.store.create_key, "a")
+        await router.refresh()
+        (tmp_path / "models.db").rename(tmp_path / "aside")
+        known = await router.chat(headers=bearer(made.key))
+        assert known.status_code == 200
+        perhaps = await router.chat(headers=bearer("sk-router-just-made-elsewhere"))
+        assert_openai_error(perhaps, "overloaded")
+        assert perhaps.status_code == 503
+        assert perhaps.headers["retry-after"] == "2"
+        assert_openai_error(await router.chat(), "invalid_api_key")
+        (tmp_path / "aside").rename(tmp_path / "models.db")
+        assert_openai_error(await router.chat(headers=bearer("sk-router-wrong")), "invalid_api_key")

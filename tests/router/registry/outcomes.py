@@ -7,6 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.rows import dict_row
+
 from router.types import Attempt, Backend, Caller, Deployment, Outcome
 from shared.types import Usage
 
@@ -36,16 +39,20 @@ def outcome(request_id: str, **values: Any) -> Outcome:
     return Outcome(**{**given, **values})
 
 
-def rows(path: Path) -> list[dict[str, Any]]:
-    """Return the usage table as it is in the file."""
-    connection = sqlite3.connect(path)
+def rows(place: Path | str) -> list[dict[str, Any]]:
+    """Return the usage table as it is in the database."""
+    query = "SELECT * FROM usage ORDER BY request_id"
+    if isinstance(place, str):
+        with psycopg.connect(place, row_factory=dict_row) as server:
+            return server.execute(query).fetchall()
+    connection = sqlite3.connect(place)
     try:
         connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute("SELECT * FROM usage ORDER BY request_id")]
+        return [dict(row) for row in connection.execute(query)]
     finally:
         connection.close()
 
 
-def ids(path: Path) -> list[str]:
-    """Return the ids of the rows in the file."""
-    return [row["request_id"] for row in rows(path)]
+def ids(place: Path | str) -> list[str]:
+    """Return the ids of the rows in the database."""
+    return [row["request_id"] for row in rows(place)]

@@ -109,7 +109,6 @@ async def test_refresh_survives_a_locked_registry(store: RegistryStore, path: Pa
     ("statement", "reason"),
     [
         ("""UPDATE models SET fallbacks = '["zz"]'""", "falls back to 'zz'"),
-        ("UPDATE models SET fallbacks = 'rubbish'", "cannot be read"),
         ("UPDATE models SET quality = '[[1]]'", "cannot be understood"),
     ],
 )
@@ -133,6 +132,45 @@ async def test_refresh_refuses_an_invalid_state(store: RegistryStore, statement:
     await source.refresh()
     assert source.problem is None
     assert source.current.version == store.revision()
+
+
+async def test_refresh_refuses_what_is_no_json(store: RegistryStore, path: Path) -> None:
+    """SQLite lets other hands write anything; PostgreSQL would not take it."""
+    store.apply(parse_manifest(MANIFEST))
+    source = CatalogSource(store)
+    await source.refresh()
+    good = source.current
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE models SET fallbacks = 'rubbish'"))
+        connection.execute(text("UPDATE registry_state SET revision = revision + 1"))
+    await source.refresh()
+    assert source.current is good
+    assert source.problem is not None
+    assert "cannot be read" in source.problem
+
+
+async def test_run_looks_less_often_at_a_registry_that_does_not_answer(store: RegistryStore, path: Path) -> None:
+    """Pauses grow to two seconds, so that a server that comes back is not met by all routers at once; then they end."""
+    paused: asyncio.Queue[float] = asyncio.Queue()
+    go_on: asyncio.Queue[None] = asyncio.Queue()
+
+    async def sleep(seconds: float) -> None:
+        await paused.put(seconds)
+        await go_on.get()
+
+    task = asyncio.create_task(CatalogSource(store, interval=0.5, sleep=sleep).run())
+    pauses = [await paused.get()]
+    shutil.move(path, path.with_name("aside"))
+    for _ in range(4):
+        await go_on.put(None)
+        pauses.append(await paused.get())
+    shutil.move(path.with_name("aside"), path)
+    await go_on.put(None)
+    pauses.append(await paused.get())
+    assert pauses == [0.5, 1.0, 2.0, 2.0, 2.0, 0.5]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_run_polls_until_cancelled(store: RegistryStore) -> None:

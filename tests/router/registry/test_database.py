@@ -18,7 +18,7 @@ def test_open_store_creates_the_folder_and_a_private_file(path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_connections_have_the_pragmas(store: RegistryStore) -> None:
+def test_connections_have_the_pragmas(store: RegistryStore, path: Path) -> None:
     """Every connection writes ahead, waits for locks and keeps references whole."""
     with store.database.reading() as connection:
         found = {

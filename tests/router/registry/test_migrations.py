@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import sqlite3
 import subprocess
@@ -44,12 +45,12 @@ def test_migrations_lead_to_the_schema(migrated: RegistryStore) -> None:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_a_new_registry_is_as_if_migrated(migrated: RegistryStore, tmp_path: Path) -> None:
+def test_a_new_registry_is_as_if_migrated(migrated: RegistryStore, path: Path, tmp_path: Path) -> None:
     """A new file, which no migration has touched, has the same tables, keys, indexes and rows."""
     fresh = open_store(tmp_path / "fresh.db")
     fresh.close()
-    assert migrated.database.path is not None
-    assert _described(tmp_path / "fresh.db") == _described(migrated.database.path)
+    assert migrated.database.path == path
+    assert _described(tmp_path / "fresh.db") == _described(path)
 
 
 def test_head_is_what_alembic_says(store: RegistryStore) -> None:
@@ -112,6 +113,18 @@ def test_migrations_are_append_only() -> None:
         path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (_FOLDER / "versions").glob("0*.py")
     }
     assert listed == present
+
+
+def test_migrations_only_add() -> None:
+    """Routers of the version before go on reading and writing while a rollout migrates their database."""
+    for number, file in enumerate(sorted((_FOLDER / "versions").glob("0*.py"))):
+        (upgrading,) = [node for node in ast.parse(file.read_text()).body if getattr(node, "name", None) == "upgrade"]
+        calls = [node for node in ast.walk(upgrading) if isinstance(node, ast.Call)]
+        done = {ast.unparse(call.func) for call in calls if ast.unparse(call.func).startswith("op.")}
+        if number:  # the first makes everything
+            assert done <= {"op.add_column", "op.create_table", "op.create_index", "op.f"}, file.name
+            added = [ast.unparse(call.args[1]) for call in calls if ast.unparse(call.func) == "op.add_column"]
+            assert all("nullable=True" in column or "server_default" in column for column in added), file.name
 
 
 def test_migrations_go_back_and_forth(store: RegistryStore) -> None:

@@ -38,12 +38,12 @@ def writing(store: RegistryStore, path: Path, **options: Any) -> Iterator[UsageW
         writer.close()
 
 
-def test_write_keeps_everything(store: RegistryStore, path: Path) -> None:
+def test_write_keeps_everything(store: RegistryStore, path: Path, place: Path | str) -> None:
     """Every field of an outcome has its column, money to the digit."""
     with writing(store, path, clock=lambda: 42) as writer:
         writer.write(outcome("r1"))
         assert writer.flush(30)
-    (row,) = rows(path)
+    (row,) = rows(place)
     attempts = row.pop("attempts")
     assert row == {
         "request_id": "r1",
@@ -71,27 +71,27 @@ def test_write_keeps_everything(store: RegistryStore, path: Path) -> None:
         "overhead_ms": 0.4,
         "created_at": 42,
     }
-    assert '"m@b"' in attempts
+    assert "m@b" in str(attempts)
 
 
-def test_write_of_a_request_without_an_answer(store: RegistryStore, path: Path) -> None:
+def test_write_of_a_request_without_an_answer(store: RegistryStore, path: Path, place: Path | str) -> None:
     """What is not known is null, and no cost is not a cost of 0."""
     with writing(store, path) as writer:
         writer.write(
             outcome("r1", deployment=None, usage=None, cost_usd=None, status=503, error="no_candidate", attempts=())
         )
-    (row,) = rows(path)
+    (row,) = rows(place)
     assert (row["model"], row["prompt_tokens"], row["cost_usd"], row["error"]) == (None, None, None, "no_candidate")
 
 
-def test_close_commits_and_leaves_no_journal(store: RegistryStore, path: Path) -> None:
+def test_close_commits_and_leaves_no_journal(store: RegistryStore, path: Path, place: Path | str) -> None:
     """Closing writes what is left; the journal has then done its work."""
     with writing(store, path, interval=3600) as writer:
         for number in range(50):
             writer.write(outcome(f"r{number:02}"))
         assert journals(path)
     writer.close()
-    assert len(ids(path)) == 50
+    assert len(ids(place)) == 50
     assert journals(path) == []
 
 
@@ -105,14 +105,16 @@ def test_write_after_close_is_told(store: RegistryStore, path: Path, caplog: pyt
 
 @given(st.lists(st.sampled_from(["write", "twice", "flush", "restart"]), max_size=12), st.integers(1, 3))
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_outcome_is_one_row(store: RegistryStore, path: Path, steps: list[str], capacity: int) -> None:
+def test_every_outcome_is_one_row(
+    store: RegistryStore, path: Path, place: Path | str, steps: list[str], capacity: int
+) -> None:
     """Through repetitions, restarts and a memory too small for them, each request is one row."""
-    written: set[str] = set(ids(path))
+    written: set[str] = set(ids(place))
     writer = UsageWriter(store, path, interval=0, capacity=capacity)
     for step in steps:
         if step == "flush":
             assert writer.flush(30)
-            assert set(ids(path)) == written
+            assert set(ids(place)) == written
         elif step == "restart":
             writer.close()
             writer = UsageWriter(store, path, interval=0, capacity=capacity)
@@ -122,10 +124,10 @@ def test_every_outcome_is_one_row(store: RegistryStore, path: Path, steps: list[
                 writer.write(outcome(request_id))
             written.add(request_id)
     writer.close()
-    assert ids(path) == sorted(written)
+    assert ids(place) == sorted(written)
 
 
-def test_writes_from_many_threads(store: RegistryStore, path: Path) -> None:
+def test_writes_from_many_threads(store: RegistryStore, path: Path, place: Path | str) -> None:
     """Writers on several threads lose nothing, and the journal keeps no more than is pending."""
     with writing(store, path, interval=0.001) as writer:
         threads = [
@@ -138,17 +140,17 @@ def test_writes_from_many_threads(store: RegistryStore, path: Path) -> None:
             thread.join()
         assert writer.flush(30)
         assert [journal.stat().st_size for journal in journals(path)] == [0, 0]
-    assert len(ids(path)) == 800
+    assert len(ids(place)) == 800
 
 
-def test_the_thread_sleeps_until_a_row_comes(store: RegistryStore, path: Path) -> None:
+def test_the_thread_sleeps_until_a_row_comes(store: RegistryStore, path: Path, place: Path | str) -> None:
     """Rows come in bursts with the thread asleep in between; each burst is committed, the last one too."""
     with writing(store, path) as writer:
         for burst in range(20):
             for number in range(burst + 1):
                 writer.write(outcome(f"r{burst:02}-{number:02}"))
             assert writer.flush(30)
-            assert len(ids(path)) == (burst + 1) * (burst + 2) // 2
+            assert len(ids(place)) == (burst + 1) * (burst + 2) // 2
 
 
 def test_rows_wait_for_a_vanished_database(store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -181,28 +183,33 @@ def test_close_without_a_database_keeps_the_journal(store: RegistryStore, path: 
 
 
 def test_a_refused_row_does_not_hold_up_the_others(
-    store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture
+    store: RegistryStore, path: Path, place: Path | str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A row that no database can take is dropped loudly; its neighbours are written."""
     with writing(store, path, interval=3600) as writer:
         writer.write(outcome("r1"))
         writer.write(outcome("huge", usage=Usage(2**70)))
         writer.write(outcome("r2"))
-    assert ids(path) == ["r1", "r2"]
+    assert ids(place) == ["r1", "r2"]
     assert "a usage row was refused" in caplog.text
 
 
-def test_a_journal_that_cannot_be_written(store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_journal_that_cannot_be_written(
+    store: RegistryStore, path: Path, place: Path | str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Without a place for a journal rows are written all the same, and the risk is told."""
-    with writing(store, path / "file-not-folder" / "usage") as writer:
+    file = path.with_name("file-not-folder")
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    with writing(store, file / "usage") as writer:
         writer.write(outcome("r1"))
-    assert ids(path) == ["r1"]
+    assert ids(place) == ["r1"]
     assert len([record for record in caplog.records if record.message == "usage rows are at risk"]) == 1
 
 
-def test_kill_loses_no_row(path: Path) -> None:
+def test_kill_loses_no_row(path: Path, place: Path | str) -> None:
     """After `kill -9` in the middle of writing, every outcome that `write` had taken is committed at the next start."""
-    program = [sys.executable, "-m", "tests.router.registry.usage_victim", str(path)]
+    program = [sys.executable, "-m", "tests.router.registry.usage_victim", str(place), str(path)]
     victim = subprocess.Popen(program, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE)
     assert victim.stdout is not None
     accepted = [victim.stdout.readline() for _ in range(300)]
@@ -212,11 +219,11 @@ def test_kill_loses_no_row(path: Path) -> None:
     victim.wait()
     names = {line.decode().strip() for line in accepted if line.endswith(b"\n")}
     assert len(names) >= 300
-    store = open_store(path)
+    store = open_store(place)
     with writing(store, path) as writer:
         assert writer.flush(30)
     store.close()
-    found = ids(path)
+    found = ids(place)
     assert names <= set(found)
     assert len(found) - len(names) <= 1  # the one between being taken and being told
     assert journals(path) == []
@@ -232,8 +239,11 @@ def test_journal_survives_torn_lines(tmp_path: Path) -> None:
     assert [row.request_id for row in read_lines(path)] == ["a", "c"]
 
 
-def test_journal_of_another_version(store: RegistryStore, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_journal_of_another_version(
+    store: RegistryStore, path: Path, place: Path | str, caplog: pytest.LogCaptureFixture
+) -> None:
     """Unknown fields are left out; a row of which no sense can be made is told and holds nothing up."""
+    path.parent.mkdir(exist_ok=True)
     path.with_name("models.db.usage-1-0").write_bytes(
         b'{"request_id":"odd","prompt_tokens":{"a":1}}\n'
         b'{"request_id":"bare"}\n'
@@ -242,7 +252,7 @@ def test_journal_of_another_version(store: RegistryStore, path: Path, caplog: py
     )
     with writing(store, path) as writer:
         assert writer.flush(30)
-    assert ids(path) == ["new"]
+    assert ids(place) == ["new"]
     assert [record.message for record in caplog.records] == ["a usage row was refused"] * 2
 
 

@@ -46,13 +46,13 @@ def test_row_of_any_name_can_be_stored() -> None:
     assert row.asked == "a??" + "b" * 253
 
 
-def test_rows_of_any_number_are_inserted(store: RegistryStore, path: Path) -> None:
+def test_rows_of_any_number_are_inserted(store: RegistryStore, place: Path | str) -> None:
     """Groups of every length fall into the table, also where a request comes twice in one of them."""
     many = [usage_row(outcome(f"r{number:03}"), number) for number in range(100)]
     store.insert_usage([*many[:33], many[0]])
     store.insert_usage(many)
-    assert ids(path) == [f"r{number:03}" for number in range(100)]
-    assert [row["created_at"] for row in rows(path)] == list(range(100))
+    assert ids(place) == [f"r{number:03}" for number in range(100)]
+    assert [row["created_at"] for row in rows(place)] == list(range(100))
 
 
 def test_a_server_gets_typed_values() -> None:

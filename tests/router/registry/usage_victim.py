@@ -9,7 +9,7 @@ from router.registry.store import open_store
 from router.registry.usage import UsageWriter
 from router.types import Caller, Outcome
 
-writer = UsageWriter(open_store(sys.argv[1]), Path(sys.argv[1]), interval=0.002)
+writer = UsageWriter(open_store(sys.argv[1]), Path(sys.argv[2]), interval=0.002)
 number = 0
 while True:
     number += 1
