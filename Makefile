@@ -45,6 +45,10 @@ k3s-down: ## Remove what k3s-up made; K3S_ARGS="--help" lists the options
 test: setup ## Run all tests with coverage, in parallel
 	@$(PYTHON) -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report term $(PYTEST_ARGS)
 
+.PHONY: chart-test
+chart-test: setup ## Lint, render and check the Helm charts, with all their ci/*-values.yaml
+	@$(PYTHON) -m pytest -q tests/worker_cluster $(PYTEST_ARGS)
+
 .PHONY: test-clients
 test-clients: setup ## Drive the router with real client libraries; installs them into .clients/
 	@$(PYTHON) -m scripts.clients

@@ -29,6 +29,10 @@ k3s-down:
 test:
     @make test
 
+# Lint, render and check the Helm charts, with all their ci/*-values.yaml
+chart-test:
+    @make chart-test
+
 # Drive the router with real client libraries; installs them into .clients/
 test-clients:
     @make test-clients

@@ -121,7 +121,9 @@ def _kind(part: dict[str, Any], schema: dict[str, Any]) -> str:
         return f"`{part['const']}`"
     words = {"boolean": "true or false", "string": "text", "array": "list", "object": "mapping"}
     kind = part["type"]
-    return words.get(kind, str(kind)) if isinstance(kind, str) else " or ".join(words.get(each, each) for each in kind)
+    # A number may come as text, as `--set` passes some.
+    first = kind if isinstance(kind, str) else kind[0]
+    return words.get(first, first)
 
 
 def _shown(value: Any) -> str:

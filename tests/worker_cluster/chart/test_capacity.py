@@ -318,6 +318,12 @@ def test_values_win_over_the_table(guard: Guard) -> None:
     assert (guard.safe(other) or 0) > (guard.safe(one) or 0) > 0
 
 
+def test_share_of_memory_may_be_text(guard: Guard) -> None:
+    """As `--set` passes it."""
+    values = {"gpu": {"memoryMiB": 23034}, "limits": {"gpuMemoryUtilization": 0.85}}
+    assert guard.safe(values) == guard.safe({**values, "limits": {"gpuMemoryUtilization": "0.85"}})
+
+
 def test_table_says_nothing_of_other_models(guard: Guard) -> None:
     """A model that is not in the table is unknown; it does not get the numbers of the default one."""
     assert guard.safe({"model": {"id": "example/model"}, "gpu": {"memoryMiB": 81559}}) is None

@@ -76,6 +76,7 @@ def test_misspelt_key_is_refused_by_name(path: str) -> None:
         ("limits.maxModelLen=automatic", "'/limits/maxModelLen': value must be 'auto'"),
         ("limits.maxModelLen=-1", "'/limits/maxModelLen': minimum: got -1, want 16"),
         ("limits.gpuMemoryUtilization=90", "'/limits/gpuMemoryUtilization': maximum: got 90, want 1"),
+        ("limits.gpuMemoryUtilization=1.5", "'/limits/gpuMemoryUtilization': '1.5' does not match pattern"),
         ("gpu.count=0", "'/gpu/count': minimum: got 0, want 1"),
         ("gpu.count=two", "'/gpu/count': got string, want integer"),
         ("decode.replicas=-1", "'/decode/replicas': minimum: got -1, want 0"),

@@ -72,6 +72,13 @@ def test_large_numbers_are_written_out() -> None:
     assert "--max-num-queued-reqs=2000000" in engine(objects)["args"]
 
 
+@pytest.mark.parametrize("written", [0.85, "0.85"])
+def test_share_of_memory_is_taken_as_set_passes_it(written: Any) -> None:
+    """A file holds a number; `--set` makes text of what has a point."""
+    objects = render(CHART, {"limits": {"gpuMemoryUtilization": written}})
+    assert "--gpu-memory-utilization=0.85" in engine(objects)["args"]
+
+
 def test_cpu_is_started_without_gpus() -> None:
     """vllm-cpu takes its cache from the host and asks for no GPU and no GPU runtime."""
     objects = render(CHART, {"engine": {"kind": "vllm-cpu"}, "gpu": {"runtimeClassName": "nvidia"}})
