@@ -103,11 +103,14 @@ class _Server(CalmServer):
     Args:
         config: What it serves.
         link: To the parent, where there is one.
+        settle: Seconds in which everything is still answered after it has been told.
     """
 
-    def __init__(self, config: uvicorn.Config, link: ParentLink | None) -> None:
+    def __init__(self, config: uvicorn.Config, link: ParentLink | None, settle: float) -> None:
         super().__init__(config)
         self._link = link
+        self._settle = settle
+        self._leaving = False
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -144,9 +147,15 @@ class _Server(CalmServer):
         return made
 
     def stop(self) -> None:
-        """Let open answers end; the second time, do not wait for them."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        """Let load balancers look elsewhere, and then open answers end; the second time, wait for nothing."""
+        again, self._leaving = self._leaving, True
+        services = self.lifespan.state.get("services") if self.started else None
+        if services is not None:
+            services.presence.leaving = True
+        if again or services is None or not self._settle:
+            self.force_exit, self.should_exit = again, True
+        else:
+            asyncio.get_running_loop().call_later(self._settle, setattr, self, "should_exit", True)
 
 
 def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None = None) -> int:
@@ -165,7 +174,7 @@ def serve(settings: RouterSettings, listener: socket.socket, seat: Seat | None =
                 http=DataPlaneProtocol if settings.http == "direct" else JsonProtocol,
                 timeout_graceful_shutdown=settings.drain_seconds,
             )
-            server = _Server(config, link)
+            server = _Server(config, link, settings.settle_seconds)
             host, port = listener.getsockname()[:2]
             _log.info("listening", extra={"fields": {"host": host, "port": port}})
             calm_collector()
@@ -183,7 +192,7 @@ def keep_workers(settings: RouterSettings, listener: socket.socket) -> int:
         "workers": settings.workers,
         "listener": listener.fileno(),
         "metrics": tempfile.mkdtemp(prefix="router-metrics-"),
-        "drain": settings.drain_seconds,
+        "drain": settings.settle_seconds + settings.drain_seconds,
         "stall": settings.stall_seconds,
         "log_level": settings.log_level,
     }

@@ -175,6 +175,15 @@ class RouterSettings(BaseSettings):
         le=1,
         description="Share of requests that are traced where the caller's `traceparent` has not decided.",
     )
+    settle_seconds: float = Field(
+        0.0,
+        validation_alias="ROUTER_SETTLE_SECONDS",
+        ge=0,
+        description=(
+            "Seconds after being told to stop in which everything is still answered while `/readyz` says 503, so that "
+            "load balancers look elsewhere; 0: new connections are refused at once."
+        ),
+    )
     drain_seconds: int = Field(
         30, validation_alias="ROUTER_DRAIN_SECONDS", ge=0, description="Seconds that open answers get at shutdown."
     )

@@ -29,12 +29,19 @@ from shared.errors import InvalidRequest, MethodNotAllowed, NotFound, Overloaded
 from shared.ids import IdSource
 from shared.logs import AccessLog
 
-__all__ = ["Services", "Shape", "add_error_handlers", "caller_of", "identify", "services_of"]
+__all__ = ["Presence", "Services", "Shape", "add_error_handlers", "caller_of", "identify", "services_of"]
 
 _PATIENCE = 2.0
 """Seconds that a request with an unknown key waits for the registry."""
 Shape = Callable[[Scope], Callable[[ServiceError], tuple[int, bytes]]]
 """How errors are told to the clients of a request's route: as a status and a body."""
+
+
+class Presence:
+    """Whether this process is there for new clients."""
+
+    leaving = False
+    """Whether it has been told to stop: load balancers are to look elsewhere, connections to end with their answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class Services:
     """Where requests with an `Idempotency-Key` are answered once; None: the header is ignored."""
     make_id: Callable[[], str] = field(default_factory=lambda: IdSource("req_").make)
     """Makes request ids."""
+    presence: Presence = field(default_factory=Presence)
     access: AccessLog | None = None
     """Where access lines go; None: to the logger `router.access`."""
 

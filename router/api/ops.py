@@ -28,10 +28,13 @@ def ops_router() -> APIRouter:
 
         A part that is away but not needed makes the router `degraded`, with status 200: taking
         every router out of rotation because Redis is away would turn a slow cache into an outage.
+        One that has been told to stop is `leaving`, with status 503, while it still answers.
         """
         services = services_of(request.scope)
         checks = _checks(services.catalog.current, services.catalog.problem, services.state.available)
         degraded = any(check["status"] != "ok" for check in checks.values())
+        if services.presence.leaving:
+            return JSONResponse({"status": "leaving", "checks": checks}, 503)
         return JSONResponse({"status": "degraded" if degraded else "ok", "checks": checks})
 
     @routes.get("/metrics")

@@ -14,7 +14,7 @@ from router.api.client import Call, answer_error
 from router.api.deps import Services
 from router.api.respond import Resource, respond
 from router.interfaces import Headers
-from shared.errors import InternalError
+from shared.errors import InternalError, Overloaded, StreamInterrupted
 
 if TYPE_CHECKING:
     from router.server.protocol import DataPlaneProtocol
@@ -131,12 +131,21 @@ class DataPlaneExchange:
             await respond(self._services, call, self, log, self._resource)
         except asyncio.CancelledError:
             if not self.disconnected:
-                raise
+                await self._cut_off()
         except Exception:  # noqa: BLE001 - the last line against crashes
             _log.exception("unhandled exception", extra={"fields": {"request_id": self._id}})
             await self._crashed()
         finally:
             self._write_log(log)
+
+    async def _cut_off(self) -> None:
+        """Tell a client whose answer takes longer than the router has left: the server has cancelled it."""
+        front = self._resource.front
+        if not self._status:
+            await answer_error(self, Overloaded("The router is shutting down; try again.", retry_after=1), front)
+        elif front.ping:
+            await self.end(front.error_event(StreamInterrupted("The router is shutting down.")))
+        self.abort()
 
     async def _crashed(self) -> None:
         if self._status:
@@ -232,6 +241,8 @@ class DataPlaneExchange:
     def _head(self, status: int, headers: Headers) -> list[bytes]:
         if self.disconnected:
             raise asyncio.CancelledError
+        if self._services.presence.leaving:
+            self.keep_alive = False
         lines = [_STATUS[status], b"x-request-id: %b\r\n" % self._id.encode()]
         for name in self._resource.front.names:
             lines += (name, b": ", self._id.encode(), b"\r\n")

@@ -31,7 +31,25 @@ _make_id = IdSource("req_").make
 
 
 class JsonProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, but for what it says to a client that speaks no HTTP."""
+    """uvicorn's protocol, but for what it says to a client that speaks no HTTP, and as the router leaves.
+
+    Args: as uvicorn gives them; the services are in the application's state.
+    """
+
+    cycle: Any
+    """The present request: uvicorn's own kind, or ours."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._services: Services | None = app_state.get("services")
+
+    def on_headers_complete(self) -> None:
+        """Hand a request to ASGI; where the router leaves, its answer ends the connection."""
+        super().on_headers_complete()
+        if self._services is not None and self._services.presence.leaving and self.cycle is not None:
+            self.cycle.keep_alive = False  # it has not begun yet, and will say so
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else."""
@@ -46,17 +64,13 @@ class JsonProtocol(HttpToolsProtocol):
 class DataPlaneProtocol(JsonProtocol):
     """One client connection.
 
-    Args: as uvicorn gives them; the services are in the application's state.
+    Args: as its parent's.
     """
-
-    cycle: Any
-    """The present request: uvicorn's own kind, or ours."""
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any | None = None
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self._services: Services | None = app_state.get("services")
         self._exchange: DataPlaneExchange | None = None
         self._idle_since: float | None = None
 

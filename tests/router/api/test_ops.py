@@ -19,6 +19,16 @@ async def test_readyz_says_what_is_missing(tmp_path: Path) -> None:
         assert "no model" in said["checks"]["registry"]["detail"]
 
 
+async def test_readyz_says_no_once_the_router_leaves(tmp_path: Path) -> None:
+    """Load balancers look elsewhere; the process itself is well, and what still comes is answered."""
+    async with scripted_upstream() as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:
+        router.services.presence.leaving = True
+        answer = await router.client.get("/readyz")
+        assert (answer.status_code, answer.json()["status"]) == (503, "leaving")
+        assert (await router.client.get("/healthz")).status_code == 200
+        assert (await router.chat()).status_code == 200
+
+
 async def test_metrics_count_requests_tokens_and_cost(tmp_path: Path) -> None:
     """A request moves the counters; a name that the caller made up becomes no label."""
     async with scripted_upstream() as upstream, live_router(tmp_path, manifest_for(upstream.url)) as router:

@@ -299,3 +299,24 @@ async def test_both_fronts_answer_alike(tmp_path: Path) -> None:
         async with running(folder, say("One two."), http=http) as (router, _):
             answers.append([shape(await router.chat(**fields)) for fields in asked])
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("http", ["direct", "asgi"])
+async def test_answers_of_a_router_that_leaves_end_their_connection(tmp_path: Path, http: str) -> None:
+    """Clients that keep connections are sent to another router by their next answer, whatever they asked for."""
+    asked = [
+        post(),
+        post(json.dumps({**json.loads(BODY), "stream": True}).encode()),
+        post(path="/v1/nothing"),
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+    ]
+    async with running(tmp_path, http=http) as (router, _):
+        for request in asked:
+            async with wired(router) as wire:
+                await wire.send(request)
+                assert "connection" not in (await wire.answer())[1]
+                router.services.presence.leaving = True
+                await wire.send(request)
+                assert (await wire.answer())[1]["connection"] == "close"
+                assert await wire.reader.read() == b""
+                router.services.presence.leaving = False
