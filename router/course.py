@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import NamedTuple
 
 from msgspec import structs
@@ -14,6 +14,7 @@ from router.health import HealthBoard
 from router.interfaces import BackendAdapter, Bridge, Bridges
 from router.limits.limiter import FREE, Limiter, Refusal
 from router.resume import Joint, Story, resumable
+from router.retries import Retries, Unspoken, WaitingRoom
 from router.routing.estimates import expected_completion
 from router.trail import Trail
 from router.types import Candidate, Decision, Endpoint, InferenceRequest
@@ -24,18 +25,12 @@ from shared.errors import (
     Overloaded,
     ServiceError,
     UpstreamOverloaded,
-    UpstreamRateLimited,
     UpstreamRejected,
     UpstreamTimeout,
-    UpstreamUnavailable,
+    UpstreamUnauthorized,
 )
 
 __all__ = ["Begun", "Course", "Desk", "PassedOver", "expected_tokens"]
-
-_PAUSE = 0.05
-"""Seconds before a second try at a deployment that failed without a word of when to come back."""
-_PATIENCE = 2.0
-"""The most seconds that a `Retry-After` may ask for to be waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +46,7 @@ class Desk:
         attempts: The attempt budget of one request.
         deadline: Seconds that one request may take, where it wishes no other limit.
         clock: As `time.perf_counter`.
+        room: Where requests wait for a cluster that is starting.
         aside: Learns from what stand-ins answer, and is asked by nobody.
     """
 
@@ -62,6 +58,7 @@ class Desk:
     attempts: int
     deadline: float
     clock: Callable[[], float]
+    room: WaitingRoom = field(default_factory=WaitingRoom)
     aside: HealthBoard = field(default_factory=HealthBoard)
 
 
@@ -83,7 +80,6 @@ class Course:
     """One request's way along its ranking, under one attempt budget and one deadline."""
 
     __slots__ = (
-        "_again",
         "_candidates",
         "_desk",
         "_ends",
@@ -91,9 +87,9 @@ class Course:
         "_left",
         "_refusals",
         "_request",
+        "_retries",
         "_too_small",
         "_trail",
-        "_twice",
         "decision",
     )
 
@@ -106,13 +102,11 @@ class Course:
         self._ends = trail.started + (desk.deadline if wish is None else wish / 1000)
         self._left = desk.attempts if request.wishes.fallback else 1
         self._candidates: Iterator[Candidate] = iter(decision.ranking)
-        self._again: list[tuple[float, Candidate, ServiceError]] = []
-        """Who may be tried a second time, from when on, after what."""
         self._failures: list[ServiceError] = []
         self._refusals: list[Refusal] = []
         self._too_small = 0
-        self._twice: set[str] = set()
-        """Deployments that have had their second try."""
+        self._retries: Retries | None = None
+        """Whom to ask again; most requests need not know."""
 
     async def commit(self) -> Begun:
         """Return the first candidate's answer that reaches its commit point; see `Dispatcher.send`.
@@ -120,71 +114,75 @@ class Course:
         Raises:
             ServiceError: There is none.
         """
-        while (candidate := self._next() or await self._second_try()) is not None:
-            try:
-                return await self._ask(candidate)
-            except ServiceError as error:
-                self._learn(candidate, error)
-        raise self._verdict() if self._failures else _full(self._refusals)
+        try:
+            while (candidate := self._next() or await self._again()) is not None:
+                try:
+                    return await self._ask(candidate)
+                except ServiceError as error:
+                    self._learn(candidate, error)
+            raise self._verdict() if self._failures else _full(self._refusals)
+        finally:
+            self._leave()
 
     def _learn(self, candidate: Candidate, error: ServiceError) -> None:
         """Note a failure; raise it where nobody else can mend it."""
         if isinstance(error, PassedOver):
+            self._asking_again.note(candidate, error)
             return
         self._failures.append(error)
         if isinstance(error, ContextLengthExceeded):
             self._too_small = max(self._too_small, candidate.model.context_length or 0)
+            if self._retries is not None:
+                self._retries.forget(self._too_small)
         elif not error.retryable:
-            raise error
+            raise self._verdict() if self._waiting else error
         else:
-            self._may_pass(candidate, error)
+            self._asking_again.note(candidate, error)
 
     def _verdict(self) -> ServiceError:
         """Return what the failures come to."""
         failures = self._failures
+        if self._waiting:
+            return self._asking_again.verdict(failures[-1])
         one = len({attempt.deployment for attempt in self._trail.attempts}) <= 1
         if one or all(isinstance(failure, ContextLengthExceeded) for failure in failures):
             return failures[-1]
         return AllCandidatesFailed(failures)
 
+    @property
+    def _asking_again(self) -> Retries:
+        if self._retries is None:
+            desk = self._desk
+            self._retries = Retries(desk.health, desk.room, desk.clock, self._ends, waits=self._request.wishes.fallback)
+        return self._retries
+
+    @property
+    def _waiting(self) -> bool:
+        """Whether the request waits for a cluster to start."""
+        return self._retries is not None and self._retries.until > 0
+
+    def _leave(self) -> None:
+        if self._retries is not None:
+            self._retries.leave()
+
+    async def _again(self) -> Candidate | None:
+        """Return who is to be asked again, once the time for that has come; None where nobody is."""
+        return None if self._retries is None else await self._retries.next(self._left)
+
     def _next(self) -> Candidate | None:
         """Return who is to be tried next, or None where there is nobody, no attempt or no time left."""
         if self._failures and (self._left <= 0 or self._desk.clock() >= self._ends):
             return None
-        too_small = self._too_small
+        too_small, starting = self._too_small, self._desk.health.starting
         for candidate in self._candidates:
-            if not too_small or (candidate.model.context_length or too_small + 1) > too_small:
-                return candidate
-        return None
-
-    def _may_pass(self, candidate: Candidate, error: ServiceError) -> None:
-        """Note a failure that may have passed a moment later.
-
-        A backend that was silent, or that asks for a long rest, is no better the next moment.
-        """
-        wait = error.retry_after
-        if isinstance(error, _Unspoken):
-            return
-        if isinstance(error, UpstreamUnavailable):
-            wait = _PAUSE if wait is None else wait
-        elif not isinstance(error, (UpstreamRateLimited, UpstreamOverloaded)):
-            return
-        if wait is not None and wait <= _PATIENCE:
-            self._again.append((self._desk.clock() + wait, candidate, error))
-
-    async def _second_try(self) -> Candidate | None:
-        """Return who is to be tried a second time, once the time for that has come; None where nobody is.
-
-        Somebody else would have been better, so this is for when there is nobody else left.
-        """
-        while self._again and self._left > 0:
-            when, candidate, error = self._again.pop(0)
-            state = self._desk.health.state(candidate.deployment.id)
-            open_breaker = state is not None and not state.available and not isinstance(error, UpstreamRateLimited)
-            if candidate.deployment.id in self._twice or open_breaker or when >= self._ends:
+            if too_small and (candidate.model.context_length or too_small + 1) <= too_small:
                 continue
-            self._twice.add(candidate.deployment.id)
-            await asyncio.sleep(max(0.0, when - self._desk.clock()))
+            if starting and candidate.deployment.id in starting:
+                self._asking_again.defer(candidate)
+                continue
+            if self._retries is not None and (cold := self._retries.due()) is not None:
+                self._candidates = chain((candidate,), self._candidates)
+                return cold
             return candidate
         return None
 
@@ -207,7 +205,7 @@ class Course:
                 request = structs.replace(bridge.request, carried=True)
             else:
                 self._left -= 1
-                raise _Unspoken(f"The backend does not speak the endpoint {request.endpoint!r}.")
+                raise Unspoken(f"The backend does not speak the endpoint {request.endpoint!r}.")
         attempt = await self._begin(adapter, candidate, request)
         story = Story(request) if request.stream and self._resumable(request, candidate) else None
         return Begun(attempt, bridge, story)
@@ -222,7 +220,7 @@ class Course:
         adapter = self._desk.adapters.get(dialect)
         if adapter is None:
             self._left -= 1
-            raise _Unspoken(f"No adapter speaks the dialect {dialect!r}.")
+            raise Unspoken(f"No adapter speaks the dialect {dialect!r}.")
         return adapter
 
     async def _begin(
@@ -243,7 +241,8 @@ class Course:
         if reservation is None:
             self._refusals.append(desk.limiter.refusal(deployment, tokens))
             raise PassedOver("The deployment is at its limit.")
-        self._left -= 1
+        if self._retries is None or not self._waiting:
+            self._left -= 1
         begun = desk.clock()
         trail.deployment = deployment
         if trail.first_sent is None:
@@ -251,6 +250,8 @@ class Course:
         reply_model = candidate.model.id if decision.policy == decision.asked else None
         timeouts = deployment.backend.timeouts
         first = begun + timeouts.first_token if request.stream else None
+        if first is not None and self._retries is not None:
+            first = max(first, self._retries.until)
         limits = AttemptLimits(begun + timeouts.total, self._ends, first, timeouts.idle)
         ticket = health.begin(deployment)
         attempt = LiveAttempt(candidate, limits, health, ticket, desk.clock, reservation)
@@ -271,9 +272,13 @@ class Course:
         now = self._desk.clock()
         code = error.code if isinstance(error, ServiceError) else self._cancelled(attempt, now - begun)
         self._trail.note(deployment, begun, now, code)
-        if isinstance(error, ServiceError) and not isinstance(error, UpstreamTimeout):
+        silent = isinstance(error, UpstreamTimeout)
+        worked = isinstance(error, UpstreamOverloaded) and error.spent
+        if isinstance(error, ServiceError) and not (silent or worked):
             attempt.reservation.settle(0)  # a backend that says no charges nothing; one that says nothing might
-        if isinstance(error, ServiceError) and not isinstance(error, DeadlinePassed):
+        # A cluster that starts says all kinds of things, for which nobody else is to leave it alone.
+        blameless = isinstance(error, DeadlinePassed) or (self._waiting and not isinstance(error, UpstreamUnauthorized))
+        if isinstance(error, ServiceError) and not blameless:
             self._desk.health.fail(deployment, error)
         await attempt.close()
 
@@ -291,11 +296,17 @@ class Course:
         Raises:
             ServiceError: Nobody could go on.
         """
+        try:
+            return await self._resume(story, broken, error)
+        finally:
+            self._leave()
+
+    async def _resume(self, story: Story, broken: Candidate, error: ServiceError) -> tuple[LiveAttempt, Joint]:
         self._failures.append(error)
         if isinstance(error, DeadlinePassed) or not story.open:
             raise error
-        self._may_pass(broken, error)
-        candidate, prefill = self._next() or await self._second_try(), True
+        self._asking_again.note(broken, error)
+        candidate, prefill = self._next() or await self._again(), True
         while candidate is not None:
             joint, attempt = story.joint(candidate, prefill=prefill), None
             try:
@@ -309,19 +320,15 @@ class Course:
                     continue
             except ServiceError as failure:
                 self._failures.append(failure)
-                self._may_pass(candidate, failure)
+                self._asking_again.note(candidate, failure)
             except BaseException:
                 if attempt is not None:
                     await attempt.close()
                 raise
             if attempt is not None:
                 await attempt.close()
-            candidate, prefill = self._next() or await self._second_try(), True
+            candidate, prefill = self._next() or await self._again(), True
         raise self._failures[-1]
-
-
-class _Unspoken(UpstreamUnavailable):
-    """The router cannot tell this backend the request, now or later."""
 
 
 class PassedOver(ServiceError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,13 @@ __all__ = ["Discretion"]
 
 _SHORT = 6
 """A shorter key would be found in ordinary words."""
+_INNER = re.compile(
+    r"(?:https?://)?(?<![\w.-])(?:"
+    r"(?:10(?:\.\d{1,3}){3}|192\.168(?:\.\d{1,3}){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d{1,3}){2})(?![\w.]*\d)"
+    r"|(?:[\w-]+\.){2,}(?:svc|pod)(?:\.[\w-]+)*"
+    r")(?::\d+)?"
+)
+"""Addresses and names that hold within a network or a Kubernetes cluster only."""
 
 
 class Discretion:
@@ -67,7 +75,7 @@ class Discretion:
 def _cleaned(text: str, hidden: list[tuple[str, str]]) -> str:
     for secret, instead in hidden:
         text = text.replace(secret, instead)
-    return redact(text)
+    return _INNER.sub("[internal]", redact(text))
 
 
 def _cleaned_within(value: Any, hidden: list[tuple[str, str]]) -> Any:

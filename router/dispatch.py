@@ -11,6 +11,7 @@ from router.hedging import HedgeBudget, HedgedCourse, HedgeResult, hedgeable
 from router.interfaces import BackendAdapter, Bridges, Headers
 from router.limits.limiter import Limiter, Reservation
 from router.resume import Joint
+from router.retries import WaitingRoom
 from router.trail import Trail
 from router.types import Candidate, Chunk, Completion, Decision, Endpoint, Event, Hedge, InferenceRequest
 from shared.errors import ServiceError, StreamInterrupted
@@ -141,6 +142,7 @@ class Dispatcher:
         bridges: How endpoints that a backend does not speak are carried over chat.
         stand_ins: Who answers an endpoint in the place of a backend that does not speak it.
         hedged: Told what became of each second request.
+        room: Where requests wait for a cluster that is starting; None: nobody waits.
     """
 
     def __init__(
@@ -154,9 +156,10 @@ class Dispatcher:
         bridges: Bridges | None = None,
         stand_ins: Mapping[Endpoint, BackendAdapter] | None = None,
         hedged: Callable[[HedgeResult], object] = lambda _result: None,
+        room: WaitingRoom | None = None,
     ) -> None:
-        limits = limiter or Limiter()
-        self._desk = Desk(adapters, bridges or {}, stand_ins or {}, health, limits, attempts, deadline, clock)
+        limits, waiting = limiter or Limiter(), room or WaitingRoom()
+        self._desk = Desk(adapters, bridges or {}, stand_ins or {}, health, limits, attempts, deadline, clock, waiting)
         self._budget = HedgeBudget()
         self._hedged = hedged
 
@@ -165,10 +168,10 @@ class Dispatcher:
     ) -> Committed:
         """Return the first candidate's answer that reaches its commit point.
 
-        Candidates are tried in order; one that fails in a way that another may not is followed by
-        the next, as long as the attempt budget and the deadline last. Where nobody is left, one whose failure may
-        have passed gets a second try. One that is at a limit of its own is passed over: that is no attempt. Where
-        the policy hedges, one that is slow to begin may lose to the next.
+        Candidates are tried in order; one that fails in a way that another may not is followed by the next, as long
+        as the attempt budget and the deadline last. Where nobody is left, one whose failure may have passed gets a
+        second try, and a cluster that is starting is waited for. One that is at a limit of its own is passed over:
+        that is no attempt. Where the policy hedges, one that is slow to begin may lose to the next.
 
         Raises:
             Overloaded: Every candidate is at a limit.

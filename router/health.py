@@ -11,7 +11,15 @@ from heapq import heappop, heappush
 from types import MappingProxyType
 
 from router.types import Breaker, Deployment, DeploymentHealth
-from shared.errors import ServiceError, UpstreamError, UpstreamOverloaded, UpstreamRateLimited, UpstreamUnauthorized
+from shared.errors import (
+    ServiceError,
+    UpstreamError,
+    UpstreamLacksModel,
+    UpstreamOverloaded,
+    UpstreamRateLimited,
+    UpstreamStarting,
+    UpstreamUnauthorized,
+)
 
 __all__ = ["HealthBoard"]
 
@@ -30,6 +38,8 @@ _OFTEN = 8
 """New waits after which that is worked out again."""
 _FULL = 1.0
 """Seconds for which a full queue is taken to stay full, where the backend does not say."""
+_LOOK_AGAIN = 30.0
+"""Seconds between two looks at a cluster that is starting, while somebody else answers in its place."""
 _BACKLOG = 16_384
 """Changes that are remembered at least; who is further behind looks at every deployment."""
 _log = logging.getLogger(__name__)
@@ -128,6 +138,8 @@ class HealthBoard:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.starting: dict[str, float] = {}
+        """Deployments of clusters that had no server when they were last asked, and when to look again."""
         self._records: dict[str, _Record] = {}
         self._resting: dict[str, _Record] = {}
         """Open breakers whose cooldown nobody has seen end."""
@@ -206,6 +218,8 @@ class HealthBoard:
             first_token_ms: How long its first token took; None where only the whole answer shows.
         """
         record = self._records.get(deployment.id) or self._record(deployment.id)
+        if self.starting:
+            self.starting.pop(deployment.id, None)
         if record.open_until is None:
             record.failures = 0
         else:
@@ -225,8 +239,13 @@ class HealthBoard:
     def fail(self, deployment: Deployment, error: ServiceError) -> None:
         """Note a failed attempt; only faults of the upstream count against it.
 
-        A full queue is no fault: it says nothing but that there is no room now.
+        A full queue is no fault: it says nothing but that there is no room now. Nor is a cluster that has scaled to
+        zero: it starts when it is asked.
         """
+        if isinstance(error, UpstreamStarting) and deployment.backend.tier == "cluster":
+            self.starting[deployment.id] = self._clock() + _LOOK_AGAIN
+            self._close(self._record(deployment.id))
+            return
         if isinstance(error, UpstreamOverloaded):
             full = _FULL if error.retry_after is None else min(error.retry_after, _LONGEST)
             self._record(deployment.id).full_until = self._clock() + full
@@ -284,7 +303,19 @@ class HealthBoard:
         record = self._records.get(deployment.id)
         if record is None:
             return True
+        if deployment.id in self.starting:
+            return False
         return record.available and record.open_until is None and record.full_until <= self._clock()
+
+    def look_again(self, deployment: Deployment) -> bool:
+        """Return whether it is time to ask a cluster that was starting, though somebody else could answer.
+
+        One request does, and wakes it by that; for all others it is as it was.
+        """
+        if self.starting.get(deployment.id, math.inf) > self._clock():
+            return False
+        self.starting[deployment.id] = self._clock() + _LOOK_AGAIN
+        return True
 
     def settle_probe(self, deployment: Deployment) -> None:
         """Close the breaker of a deployment that answered, if only to refuse the request."""
@@ -304,7 +335,7 @@ class HealthBoard:
     def _cooldown(self, record: _Record, breaker: Breaker, error: ServiceError) -> float | None:
         """Return how long to leave the deployment alone, or None to keep it."""
         opens = record.failures >= breaker.failures or record.open_until is not None
-        wait = breaker.cooldown if opens or isinstance(error, UpstreamUnauthorized) else None
+        wait = breaker.cooldown if opens or isinstance(error, (UpstreamUnauthorized, UpstreamLacksModel)) else None
         if isinstance(error, UpstreamRateLimited) and error.retry_after is not None:
             return max(min(error.retry_after, _LONGEST), wait or 0.0)
         return wait

@@ -54,6 +54,7 @@ from router.registry.manifest import load_manifest
 from router.registry.roster import AgentRoster
 from router.registry.store import RegistryStore, open_store
 from router.registry.usage import UsageWriter
+from router.retries import WaitingRoom
 from router.settings import RouterSettings, read_secret
 from router.state.memory import MemoryStore
 from router.state.redis import RedisStore
@@ -181,6 +182,7 @@ def _dispatcher(
         bridges=_BRIDGES,
         stand_ins={"count_tokens": EstimateAdapter()},
         hedged=counting.hedge,
+        room=WaitingRoom(settings.cold_start_seconds, settings.cold_start_requests, counting.hold),
     )
 
 

@@ -52,6 +52,8 @@ class Counts(Struct):
     in_flight: int = 0
     hedges: dict[str, float] = field(default_factory=dict)
     """By what became of them."""
+    held: dict[str, int] = field(default_factory=dict)
+    """Requests that wait for a cluster to start, by backend."""
 
     def add(self, other: Counts) -> None:
         """Add what another process has counted; what has another shape is another version's and left out."""
@@ -63,6 +65,8 @@ class Counts(Struct):
             self.attempts[key] = self.attempts.get(key, 0) + value
         for result, value in other.hedges.items():
             self.hedges[result] = self.hedges.get(result, 0) + value
+        for backend, held in other.held.items():
+            self.held[backend] = self.held.get(backend, 0) + held
         self.in_flight += other.in_flight
 
 
@@ -232,6 +236,10 @@ class RouterMetrics(Collector):
         """Count a second request that was sent because the first was slow to begin."""
         self.counts.hedges[result] = self.counts.hedges.get(result, 0) + 1
 
+    def hold(self, backend: str, change: int) -> None:
+        """Count a request that comes (1) to wait for a cluster to start, or goes (-1)."""
+        self.counts.held[backend] = self.counts.held.get(backend, 0) + change
+
     def dump(self) -> bytes:
         """Return what this process has counted, in one piece; safe to call from another thread."""
         # The encoder runs no Python code, so that no count changes in between.
@@ -250,6 +258,7 @@ class RouterMetrics(Collector):
                     continue
                 if not alive:
                     other.in_flight = 0
+                    other.held.clear()
                 total.add(other)
         return total
 
@@ -296,6 +305,12 @@ class RouterMetrics(Collector):
             (((result,), value) for result, value in total.hedges.items()),
         )
         yield from _histograms(total)
+        held = GaugeMetricFamily(
+            "router_held_requests", "Requests that wait for a cluster to start, by backend.", labels=("backend",)
+        )
+        for backend, number in total.held.items():
+            held.add_metric((backend,), number)
+        yield held
         yield GaugeMetricFamily("router_in_flight_requests", "Inference requests under way.", value=total.in_flight)
 
 

@@ -104,6 +104,18 @@ class RouterSettings(BaseSettings):
     deadline: float = Field(
         600.0, validation_alias="ROUTER_DEADLINE", gt=0, description="Seconds that one request may take in all."
     )
+    cold_start_seconds: float = Field(
+        120.0,
+        validation_alias="ROUTER_COLD_START_SECONDS",
+        ge=0,
+        description="Seconds that a request waits for a cluster to start where nobody else can answer; 0: not at all.",
+    )
+    cold_start_requests: int = Field(
+        100,
+        validation_alias="ROUTER_COLD_START_REQUESTS",
+        ge=1,
+        description="Requests that may wait for clusters to start at a time, in one worker process.",
+    )
     ping_seconds: float = Field(
         15.0,
         validation_alias="ROUTER_PING_SECONDS",

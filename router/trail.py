@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from router.types import Attempt, Deployment
+from shared.errors import UpstreamStarting
 
 __all__ = ["Trail"]
 
@@ -22,7 +23,14 @@ class Trail(Struct):
     first_token: float | None = None
 
     def note(self, deployment: Deployment, begun: float, now: float, error: str | None) -> None:
-        """Add one attempt that ended at `now`, or came to its commit point then."""
+        """Add one attempt that ended at `now`, or came to its commit point then.
+
+        One after another at a model that is starting are one attempt, as long as all of them: a wait.
+        """
+        if error == UpstreamStarting.code and self.attempts:
+            last = self.attempts[-1]
+            if (last.deployment, last.error) == (deployment.id, error):
+                begun = self.started + self.attempts.pop().started_ms / 1000
         # `round` takes four times as long as the arithmetic.
         started_ms = int((begun - self.started) * 100_000 + 0.5) / 100
         duration_ms = int((now - begun) * 100_000 + 0.5) / 100

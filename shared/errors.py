@@ -25,9 +25,11 @@
     ├── NoCandidate               503  no_candidate (400: every rejection is a missing capability)
     └── UpstreamError
         ├── UpstreamUnavailable   502  upstream_unavailable      next candidate
+        │   └── UpstreamLacksModel 502  upstream_lacks_model     next candidate
         ├── UpstreamTimeout       504  upstream_timeout          next candidate
         ├── UpstreamRateLimited   429  upstream_rate_limited     next candidate
         ├── UpstreamOverloaded    503  overloaded                next candidate
+        ├── UpstreamStarting      503  model_starting            next candidate
         ├── UpstreamUnauthorized  502  upstream_unauthorized     next candidate
         ├── UpstreamRejected      theirs, passed through
         ├── StreamInterrupted     in-stream, after the commit point
@@ -69,9 +71,11 @@ __all__ = [
     "Unauthenticated",
     "UnsupportedMediaType",
     "UpstreamError",
+    "UpstreamLacksModel",
     "UpstreamOverloaded",
     "UpstreamRateLimited",
     "UpstreamRejected",
+    "UpstreamStarting",
     "UpstreamTimeout",
     "UpstreamUnauthorized",
     "UpstreamUnavailable",
@@ -117,9 +121,8 @@ class ServiceError(Exception):
 
     def headers(self) -> dict[str, str]:
         """Return the headers that go with this error."""
-        if self.retry_after is None:
-            return dict(self.extra_headers)
-        return {"retry-after": str(max(1, math.ceil(self.retry_after))), **self.extra_headers}
+        wait = {} if self.retry_after is None else {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        return {**wait, **self.extra_headers}
 
 
 class InvalidRequest(ServiceError):
@@ -324,6 +327,16 @@ class UpstreamOverloaded(UpstreamError):
     status = 503
     code = "overloaded"
     retryable = True
+    spent = False
+    """Whether it had begun to work on the request, and gave it up for another."""
+
+
+class UpstreamStarting(UpstreamError):
+    """The backend has nobody to serve the model yet: its first server is starting; carries `Retry-After`."""
+
+    status = 503
+    code = "model_starting"
+    retryable = True
 
 
 class UpstreamUnauthorized(UpstreamError):
@@ -331,6 +344,12 @@ class UpstreamUnauthorized(UpstreamError):
 
     code = "upstream_unauthorized"
     retryable = True
+
+
+class UpstreamLacksModel(UpstreamUnavailable):
+    """The backend does not serve the model that the router, not the caller, asked it for."""
+
+    code = "upstream_lacks_model"
 
 
 class UpstreamRejected(UpstreamError):
@@ -346,10 +365,7 @@ class UpstreamRejected(UpstreamError):
         self.error = error
         self.status = status
         self.type = str(error.get("type") or "invalid_request_error")
-        code = error.get("code")
-        self.code = None if code is None else str(code)
-        param = error.get("param")
-        self.param = None if param is None else str(param)
+        self.code, self.param = (None if (v := error.get(name)) is None else str(v) for name in ("code", "param"))
 
 
 class StreamInterrupted(UpstreamError):
@@ -381,7 +397,4 @@ class AllCandidatesFailed(UpstreamError):
 def _telling(error: ServiceError) -> int:
     """Rank how much an error tells the caller: what it can act on, first."""
     order: tuple[type[ServiceError], ...] = (NotCarried, UpstreamUnauthorized, UpstreamUnavailable, UpstreamTimeout)
-    for rank, kind in enumerate(order):
-        if isinstance(error, kind):
-            return rank
-    return len(order)
+    return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), len(order))

@@ -14,12 +14,13 @@ from router.wire.chat import forwarded_parts
 from router.wire.completions import CompletionStream, parse_text_completion
 from router.wire.decoders import EventStream, Translation, WholeBody, WholeStream
 from router.wire.embeddings import parse_embedding_list
+from router.wire.failures import endpoint_failure
 from router.wire.forms import is_form
 from router.wire.openai import ChatStream, parse_completion
 from router.wire.passthrough import PassedBytes, PassedEvents, passed_answer, passed_parts
 from router.wire.responses.native import NativeStream, native_parts, parse_native
-from router.wire.strict import with_limit_as, without_foreign_state
 from router.wire.steering import without_steering
+from router.wire.strict import with_limit_as, without_foreign_state
 
 __all__ = ["OpenAICompatibleAdapter"]
 
@@ -31,8 +32,8 @@ _STRICT = re.compile(
     _OPENAI.pattern + r"|https?://api\.(groq\.com|mistral\.ai|cerebras\.ai|x\.ai|deepseek\.com|perplexity\.ai)([:/]|$)"
 )
 """Addresses of backends that are known to refuse what they do not know in a conversation's turns."""
-_PASSED = Manner(forwarded=("accept",), any_type=True)
-_FORM = Manner(forwarded=("accept", "content-type"), any_type=True)
+_PASSED = Manner(forwarded=("accept",), failure=endpoint_failure, any_type=True)
+_FORM = Manner(forwarded=("accept", "content-type"), failure=endpoint_failure, any_type=True)
 _Sent = tuple[Parts, Sequence[str]]
 
 
@@ -131,9 +132,9 @@ class OpenAICompatibleAdapter:
         self, request: InferenceRequest, deployment: Deployment, reply_model: str | None, until: float
     ) -> Reply:
         """Return the backend's reply; see `BackendAdapter.send`."""
-        speech = _SPOKEN.get(request.endpoint)
         if deployment.backend.tier == "cluster":
             request = without_steering(request)
+        speech = _SPOKEN.get(request.endpoint)
         if speech is None:
             return await self._pass(request, deployment, reply_model, until)
         body, changes = speech.sent(request, deployment)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Caller, Chunk, Completion, InferenceRequest
-from router.wire.failures import error_event
+from router.wire.failures import ABORTED, aborted, error_event
 from router.wire.fields import index_fields, splice, with_model
 from router.wire.parsing import read_fields
 from router.wire.prompts import Prompts, measure
@@ -132,6 +132,8 @@ def parse_text_completion(body: bytes, reply_model: str | None) -> Completion:
         raise UpstreamUnavailable("The backend's answer is not a valid completion.") from error
     if not parsed.choices:
         raise error_event(body if bytes(parsed.object) == _ERROR else parsed.error)
+    if parsed.choices[0].finish_reason == ABORTED:
+        raise aborted()
     return Completion(body, read_usage(parsed.usage), parsed.choices[0].finish_reason)
 
 
@@ -185,6 +187,8 @@ class CompletionStream:
         for choice in choices:
             output = output or bytes(choice.text) not in _NOTHING
             if choice.finish_reason:
+                if choice.finish_reason == ABORTED:
+                    raise aborted()
                 finish = finish or choice.finish_reason
                 self._ended.add(choice.index or 0)
         if choices and usage is not None and not self._usage_asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -10,9 +11,11 @@ from typing import Any
 
 import msgspec
 
+from router.wire.llmd import cluster_failure
 from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
+    UpstreamLacksModel,
     UpstreamOverloaded,
     UpstreamRateLimited,
     UpstreamRejected,
@@ -22,7 +25,10 @@ from shared.errors import (
 )
 from shared.logs import redact
 
-__all__ = ["error_event", "failure", "rejected", "retry_after", "unavailable"]
+__all__ = ["ABORTED", "aborted", "endpoint_failure", "error_event", "failure", "rejected", "retry_after", "unavailable"]
+
+ABORTED = "abort"
+"""The reason to finish that vLLM and SGLang give where they broke an answer off: half of it, called whole."""
 
 _OUR_ACCOUNT = (401, 402, 403)
 _OUR_ACCOUNT_CODES = ("invalid_api_key", "authentication_error", "insufficient_quota", "permission_error")
@@ -40,6 +46,9 @@ _OUR_ACCOUNT_WORDS = ("credit balance is too low",)
 """Anthropic tells an empty account as a 400."""
 _OVERLOADED = 529
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
+_WAITED_OUT = (408, 504)
+_NO_SUCH_MODEL = re.compile(r"\bmodel\b.*\b(does not exist|not found)\b|^model: ", re.IGNORECASE | re.DOTALL)
+"""vLLM, OpenAI, Ollama; Anthropic."""
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: bool = False) -> ServiceError:
@@ -54,12 +63,23 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
         quoted: Whether a 5xx may be told in the backend's own words, as those of our agent may.
     """
     detail, wait = _detail(body), retry_after(headers)
+    said = str(detail.get("message") or "") or body[:500].decode("utf-8", "replace")
+    if (error := cluster_failure(status, said, headers, wait)) is not None:
+        return error
+    if status == 404 and not body.strip():
+        # So does a P/D cluster say that it lacks a model; about the request itself a server would say more.
+        return _lacks_model()
     if (error := _by_status(status, detail, wait)) is not None:
         return error
     words = str(detail.get("message") or "") if quoted else ""
     if status == 503 and detail.get("code") == "overloaded":
         return UpstreamOverloaded(words[:500] or "The backend's queue is full.", retry_after=wait)
     return unavailable(status, wait, words[:500])
+
+
+def endpoint_failure(status: int, body: bytes, headers: Mapping[str, str]) -> ServiceError:
+    """Return what `failure` does for an endpoint that not every backend has: without a word, a 404 says just that."""
+    return failure(status, body or b"{}", headers)
 
 
 def unavailable(status: int, wait: float | None, words: str = "") -> UpstreamUnavailable:
@@ -71,11 +91,13 @@ def unavailable(status: int, wait: float | None, words: str = "") -> UpstreamUna
 
 
 def _by_status(status: int, detail: dict[str, Any], wait: float | None) -> ServiceError | None:
-    """Return what a 4xx means, told by a status line or within a body; None for any other status."""
+    """Return what a 4xx or a timeout means, told by a status line or within a body; None for any other status."""
     if status in _OUR_ACCOUNT or (status == 400 and _names_our_account(detail)):
         return UpstreamUnauthorized(f"The backend refused the router's credentials ({status}).")
-    if status == 408:
-        return UpstreamTimeout("The backend gave up waiting (408).")
+    if status in _WAITED_OUT:
+        return UpstreamTimeout(f"The backend gave up waiting ({status}).", retry_after=wait)
+    if status == 404 and _names_no_model(detail):
+        return _lacks_model()
     if status == 429:
         return UpstreamRateLimited("The backend's rate limit is reached.", retry_after=wait, theirs=detail)
     return rejected(status, detail) if 400 <= status < 500 else None
@@ -124,6 +146,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
 
 
+def aborted() -> UpstreamUnavailable:
+    """Return the error for an answer that its backend broke off and ended properly all the same."""
+    return UpstreamUnavailable("The backend broke its answer off.")
+
+
 def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
     """Return the error that a backend sent with status 200, in a body or in a stream."""
     try:
@@ -147,6 +174,8 @@ def error_event(raw: msgspec.Raw | bytes | None) -> ServiceError:
         else:
             status = 400 if _too_long(detail) else 500
     message = str(detail.get("message") or "no reason given")[:500]
+    if (error := cluster_failure(status, message, {}, None)) is not None:
+        return error
     if (error := _by_status(status, detail, None)) is not None:
         return error
     unavailable = UpstreamUnavailable(f"The backend reported an error: {redact(message)}")
@@ -161,6 +190,15 @@ def rejected(status: int, detail: dict[str, Any]) -> ServiceError:
         message = str(detail.get("message") or "The prompt is too long for the model.")
         return ContextLengthExceeded(message, param="messages")
     return UpstreamRejected(status, detail)
+
+
+def _lacks_model() -> UpstreamLacksModel:
+    return UpstreamLacksModel("The backend does not serve the model that the router asked it for.")
+
+
+def _names_no_model(detail: dict[str, Any]) -> bool:
+    """Return whether a 404 says that there is no such model: the router chose the name, so it is no caller's fault."""
+    return detail.get("code") == "model_not_found" or bool(_NO_SUCH_MODEL.search(str(detail.get("message") or "")))
 
 
 def _names_our_account(detail: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from router.types import Chunk, Completion
-from router.wire.failures import error_event
+from router.wire.failures import ABORTED, aborted, error_event
 from router.wire.fields import index_fields, insert_field, splice, with_model
 from router.wire.usage import read_usage
 from shared.errors import ServiceError, UpstreamUnavailable
@@ -88,6 +88,8 @@ def parse_completion(body: bytes, reply_model: str | None) -> Completion:
         raise UpstreamUnavailable("The backend's answer is not a valid chat completion.") from error
     if not parsed.choices:
         raise error_event(body if bytes(parsed.object) == _ERROR else parsed.error)
+    if parsed.choices[0].finish_reason == ABORTED:
+        raise aborted()
     return Completion(body, read_usage(parsed.usage), parsed.choices[0].finish_reason)
 
 
@@ -247,6 +249,8 @@ class ChatStream:
             if chunk.finish_reason is None and chunk.usage is None:
                 return (chunk,)
         if chunk.finish_reason is not None:
+            if chunk.finish_reason == ABORTED:
+                raise aborted()
             self._finished = True
         elif chunk.done and not (self._spoke or self._finished):
             raise UpstreamUnavailable("The backend ended its stream without an answer.")

@@ -18,7 +18,7 @@ FAIRNESS_ID = "x-llm-d-inference-fairness-id"
 OBJECTIVE = "x-llm-d-inference-objective"
 TTFT_MS = "x-llm-d-slo-ttft-ms"
 
-_PREFIXES = ("x-llm-d-", "x-gateway-", "x-slo-", "x-session-token", "x-envoy-")
+_PREFIXES = ("x-llm-d-", "x-gateway-", "x-slo-", "x-session-token", "x-envoy-", "x-vllm-")
 _HEADERS = frozenset(
     {
         "x-prefiller-host-port",

@@ -83,3 +83,24 @@ async def test_details_and_headers_of_an_error_are_told_without_key_and_address(
         "count": 3,
     }
     assert answer.headers["x-ratelimit-limit-requests"] == "7"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "10.42.0.7:8000",
+        "http://192.168.1.9:8200",
+        "172.16.0.1",
+        "llm-d-decode.llm-d.svc.cluster.local:8000",
+        "llm-d-epp.llm-d.svc",
+        "10-42-0-7.llm-d.pod.cluster.local",
+    ],
+)
+async def test_address_within_a_cluster_is_not_told(tmp_path: Path, place: str) -> None:
+    """A cluster's parts name each other in their errors; what only looks like an address stays."""
+    said = f"prefill at {place}/x failed, 10.1.2.3.4 and 172.32.0.1 and my.svc did not."
+    async with scripted_upstream(fail(400, {"error": {"message": said}})) as upstream:
+        async with live_router(tmp_path, manifest_for(upstream.url)) as router:
+            answer = await router.chat()
+    told = answer.json()["error"]["message"]
+    assert told == "prefill at [internal]/x failed, 10.1.2.3.4 and 172.32.0.1 and my.svc did not."

@@ -35,6 +35,7 @@ from shared.errors import (
     ContextLengthExceeded,
     ServiceError,
     StreamInterrupted,
+    UpstreamOverloaded,
     UpstreamRejected,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -69,6 +70,10 @@ class ScriptedAdapter:
             raise UpstreamUnavailable("down")
         if fate == "rejects":
             raise UpstreamRejected(422, {"message": "no"})
+        if fate in ("full", "evicted"):
+            error = UpstreamOverloaded(fate, retry_after=60)
+            error.spent = fate == "evicted"
+            raise error
         if fate == "too_long":
             raise ContextLengthExceeded("long")
         return ScriptedReply(fate, request.stream, lambda: self.closed.append(deployment.id))

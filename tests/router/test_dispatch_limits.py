@@ -13,7 +13,7 @@ from router.health import HealthBoard
 from router.limits.limiter import Limiter
 from router.trail import Trail
 from router.types import Decision, Features, Limits
-from shared.errors import Overloaded, UpstreamUnavailable
+from shared.errors import Overloaded, UpstreamOverloaded, UpstreamUnavailable
 from tests.router.test_dispatch import ScriptedAdapter, decision_for, request_for
 
 
@@ -108,3 +108,15 @@ async def test_tokens_are_reserved_as_estimated_and_corrected() -> None:
             await router.send(limited(["fails"], place))
     assert router.limiter.reserve(limited(["answers"], place).ranking[0].deployment, 150) is not None
     await committed.close()
+
+
+async def test_work_that_a_backend_gave_up_has_used_tokens() -> None:
+    """A full queue costs nothing of a budget; a request that was evicted for another had been worked on."""
+    for fate, left in (("full", True), ("evicted", False)):
+        router = Router(attempts=1)
+        decision = limited([fate], Limits(tpm=200))
+        with pytest.raises(UpstreamOverloaded):
+            await router.send(decision)
+        with pytest.raises(UpstreamOverloaded if left else Overloaded):
+            await router.send(decision)
+        assert len(router.adapter.tried) == 1 + left

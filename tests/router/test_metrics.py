@@ -45,6 +45,9 @@ def test_metrics_tell_what_was_counted() -> None:
     metrics.count(outcome("r2", first_token_ms=None), "auto")
     metrics.counts.in_flight += 3
     metrics.hedge("won")
+    metrics.hold("b", 1)
+    metrics.hold("b", 1)
+    metrics.hold("b", -1)
     said = lines(registry)
     assert said['router_requests_total{backend="b",cache="miss",model="auto",status="200"}'] == 2
     assert said['router_attempts_total{backend="c",result="upstream_timeout"}'] == 1
@@ -61,6 +64,7 @@ def test_metrics_tell_what_was_counted() -> None:
     assert said['router_overhead_seconds_bucket{le="0.0005"}'] == 2
     assert said["router_in_flight_requests"] == 3
     assert said['router_hedges_total{outcome="won"}'] == 1
+    assert said['router_held_requests{backend="b"}'] == 1
 
 
 def test_metrics_of_a_request_without_an_answer() -> None:
@@ -203,9 +207,10 @@ def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "1-a.counts").write_bytes(b"\xc1 nonsense")
     _, metrics = made(MetricsFolder(tmp_path))
     metrics.counts.overhead[0] = 1
-    strange = Counts(overhead=[5.0], in_flight=7)
+    metrics.hold("b", 1)
+    strange = Counts(overhead=[5.0], in_flight=7, held={"b": 7})
     _, other = made()
     other.counts = strange
     (tmp_path / "1-b.counts").write_bytes(other.dump())
     total = metrics.total()
-    assert (total.overhead[0], len(total.overhead), total.in_flight) == (1, 11, 0)
+    assert (total.overhead[0], len(total.overhead), total.in_flight, total.held) == (1, 11, 0, {"b": 1})

@@ -67,6 +67,8 @@ TABLE = {
     "UpstreamOverloaded": Row(503, "server_error", "overloaded", retryable=True),
     "UpstreamRateLimited": Row(429, "rate_limit_error", "upstream_rate_limited", retryable=True),
     "UpstreamUnauthorized": Row(502, SERVER, "upstream_unauthorized", retryable=True),
+    "UpstreamStarting": Row(503, SERVER, "model_starting", retryable=True),
+    "UpstreamLacksModel": Row(502, SERVER, "upstream_lacks_model", retryable=True),
     "UpstreamRejected": Row(422, "their_type", "their_code"),
     "StreamInterrupted": Row(502, SERVER, "stream_interrupted"),
     "AllCandidatesFailed": Row(504, SERVER, "all_candidates_failed"),

@@ -10,7 +10,7 @@ import msgspec
 from router.types import Chunk, Completion, InferenceRequest
 from router.wire.anthropic.reasons import finish_reason
 from router.wire.anthropic.usage import Counts, merge_counts, read_counts, usage_of
-from router.wire.failures import error_event
+from router.wire.failures import aborted, error_event
 from router.wire.fields import Splice, index_fields, remove_field, splice, splice_parts
 from shared.errors import UpstreamRejected, UpstreamUnavailable
 from shared.sse import SSEEvent, encode_event
@@ -179,6 +179,8 @@ def parse_message(body: bytes, reply_model: str | None) -> Completion:
         raise error_event(message.error)
     if not bytes(message.content).startswith(b"["):
         raise UpstreamUnavailable("The backend's answer is not a valid message.")
+    if message.stop_reason is None:
+        raise aborted()  # what vLLM broke off has no reason in this dialect
     return Completion(body, usage_of(read_counts(message.usage)), finish_reason(message.stop_reason) or "stop")
 
 
@@ -229,6 +231,8 @@ class MessagesStream:
         self._counts: Counts | None = None
         self._started = False
         self._finished = False
+        self._unexplained = False
+        """Whether the event that tells why the answer ends tells nothing; see `parse_message`."""
         self._stopped = False
 
     def feed(self, event: SSEEvent) -> tuple[Chunk, ...]:
@@ -273,10 +277,13 @@ class MessagesStream:
             self._counts = merge_counts(self._counts, read_counts(told.usage))
             reason = told.delta.stop_reason if told.delta else None
             self._finished = self._finished or reason is not None
+            self._unexplained = not self._finished
             return Chunk(raw, usage=usage_of(self._counts), finish_reason=finish_reason(reason))
         if kind == "message_stop":
             if not self._started:
                 raise UpstreamUnavailable("The backend ended its stream without an answer.")
+            if self._unexplained:
+                raise aborted()
             self._stopped = True
             return Chunk(raw, done=True)
         return Chunk(raw)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import msgspec
 
 from router.types import Chunk, Completion, InferenceRequest, Usage
+from router.wire.failures import aborted, rejected
 from router.wire.failures import error_event as told_error
-from router.wire.failures import rejected
 from router.wire.fields import Splice, index_fields, remove_field, splice, splice_parts
 from shared.errors import ServiceError, UpstreamUnavailable
 from shared.logs import redact
@@ -92,6 +92,8 @@ def parse_native(body: bytes, reply_model: str | None) -> Completion:
         raise UpstreamUnavailable("The backend's answer is not a valid response.") from error
     if bytes(parsed.error) != b"null" and parsed.status in (None, "failed"):
         raise _failed(parsed.error)
+    if parsed.status == "cancelled":
+        raise aborted()  # nobody asked for that: the backend is shutting down
     if parsed.object != "response" or not bytes(parsed.output).startswith(b"["):
         raise UpstreamUnavailable("The backend's answer is not a valid response.")
     return Completion(body, _read_usage(parsed.usage), "length" if parsed.status == "incomplete" else "stop")
@@ -144,6 +146,8 @@ class NativeStream:
             raise UpstreamUnavailable("The backend's stream ends in an event that is not valid.") from error
         if kind == "response.failed" and not self._began:
             raise _failed(whole.error)
+        if whole.status == "cancelled":
+            raise aborted()
         self._ended = True
         raw = self._told(event, data, response)
         if kind == "response.failed":

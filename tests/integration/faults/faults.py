@@ -239,10 +239,7 @@ _STATUSES = {
     "503": _both("answers 503", status(503), _FULL),
     "503_envoy": _both("answers 503 as Envoy does, in words", status(503, text=_ENVOY), _FULL),
     "503_long": _both("answers 503, `Retry-After: 60`", status(503, "retry-after: 60\r\n"), _ONE_TRY),
-    "504": Fault(
-        "answers 504", status(504), _GONE, _GONE,
-        unless=dict.fromkeys([("gemini", False), ("gemini", True)], Fate("504 upstream_timeout", tries=1)),
-    ),
+    "504": _both("answers 504", status(504), Fate("504 upstream_timeout", tries=1)),
     "529": _both("answers 529 (overloaded)", status(529), _BUSY),
     "204": _both("answers 204", written(b"HTTP/1.1 204 No Content\r\n\r\n", then_cut=False), _GONE),
     "599": _both("answers 599", status(599, text="?"), _GONE),

@@ -32,6 +32,8 @@ _HEALTH = "tests/router/test_health.py::"
 _DISPATCH = "tests/router/test_dispatch.py::"
 _RULES = "tests/integration/test_failure_rules.py::"
 _BREAKER = "tests/integration/test_breaker.py::"
+_CLUSTER = "tests/integration/test_cluster_failures.py::"
+_ZERO = "tests/integration/test_scale_from_zero.py::"
 
 FIELD: tuple[FieldFault, ...] = (
     FieldFault(
@@ -98,6 +100,38 @@ FIELD: tuple[FieldFault, ...] = (
             "tests/router/test_dispatch_limits.py::test_request_without_any_room_is_told_when_to_come_again",
             "tests/router/test_dispatch_limits.py::test_failures_before_the_limit_tell_more",
             f"{_BREAKER}test_no_capacity_is_told_as_what_it_is",
+        ),
+    ),
+    FieldFault(
+        "A cluster says it in words of its own",
+        "Plain text reaches clients as a broken answer; a full queue opens breakers; nobody says when to come back.",
+        (
+            f"{_CLUSTER}test_shape_alone_is_told_by_its_meaning",
+            f"{_CLUSTER}test_shape_falls_over_where_somebody_else_can_answer",
+            f"{_CLUSTER}test_shape_counts_against_health_only_where_it_is_a_fault",
+            f"{_CLUSTER}test_no_answer_tells_what_is_the_clusters_own",
+        ),
+    ),
+    FieldFault(
+        "A worker that is told to stop ends its answers properly",
+        "Half an answer is billed as a whole one: the status is 200 and `[DONE]` follows.",
+        (
+            f"{_CLUSTER}test_shape_alone_is_told_by_its_meaning",
+            f"{_ZERO}test_answer_that_a_scale_down_cut_goes_on_when_the_cluster_is_back",
+        ),
+    ),
+    FieldFault(
+        "A cluster has scaled to zero",
+        "Requests fail until it is up, or hang without end; a breaker keeps it from ever being woken.",
+        (
+            f"{_ZERO}test_request_waits_until_the_cluster_has_started",
+            f"{_ZERO}test_first_token_limit_does_not_cut_a_start_off",
+            f"{_ZERO}test_whatever_a_cluster_says_while_it_starts_is_waited_out",
+            f"{_ZERO}test_wait_is_bounded",
+            f"{_ZERO}test_no_more_wait_than_there_is_room_for",
+            f"{_ZERO}test_client_that_leaves_waits_no_longer",
+            f"{_ZERO}test_others_answer_first_while_a_cluster_starts",
+            f"{_ZERO}test_privacy_is_waited_for",
         ),
     ),
 )

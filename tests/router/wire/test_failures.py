@@ -43,7 +43,7 @@ OPENAI = {"error": {"message": "Bad field.", "type": "their_type", "param": "x",
         (500, UpstreamUnavailable, 502, True),
         (502, UpstreamUnavailable, 502, True),
         (503, UpstreamUnavailable, 503, True),
-        (504, UpstreamUnavailable, 502, True),
+        (504, UpstreamTimeout, 504, True),
         (529, UpstreamUnavailable, 529, True),
     ],
 )

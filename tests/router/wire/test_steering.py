@@ -50,6 +50,7 @@ def chat(body: bytes) -> InferenceRequest:
         "x-session-token-prefill",
         "x-session-affinity",
         "x-envoy-upstream-rq-timeout-ms",
+        "x-vllm-priority",
     ],
 )
 def test_steers_knows_the_headers_of_the_cluster(header: str) -> None:

@@ -168,3 +168,15 @@ def test_a_stream_without_its_end_or_with_an_error_is_no_answer() -> None:
         streamed([b"event: x\ndata: {oops\n\n"])
     with pytest.raises(UpstreamUnavailable, match="without an answer"):
         streamed([claude.written(events[-1])])
+
+
+def test_an_answer_that_ends_without_a_reason_was_broken_off() -> None:
+    """What vLLM cut short as it shut down it ends properly, but gives no reason to stop in this dialect."""
+    events = claude.events(claude.text("x"))
+    (end,) = [told for told in events if told["type"] == "message_delta"]
+    cut = [{**told, "delta": {"stop_reason": None}} if told is end else told for told in events]
+    with pytest.raises(UpstreamUnavailable, match="broke its answer off"):
+        streamed([claude.written(*cut[:-1]), claude.written(cut[-1])])
+    message = {"type": "message", "role": "assistant", "model": "up", "content": [{"type": "text", "text": "x"}]}
+    with pytest.raises(UpstreamUnavailable, match="broke its answer off"):
+        parse_message(json.dumps(message).encode(), None)

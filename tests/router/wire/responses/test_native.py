@@ -31,6 +31,8 @@ USAGE = {
     "output_tokens_details": {"reasoning_tokens": 1},
 }
 WHOLE: dict[str, Any] = {"id": "resp_1", "object": "response", "status": "completed", "model": "up", "output": []}
+CANCELLED = json.dumps({**WHOLE, "status": "cancelled"}).encode()
+"""What vLLM says of an answer that its shutdown cut short."""
 ERRORS: list[tuple[Any, type[ServiceError]]] = [
     ({"code": "server_error", "message": "x"}, UpstreamUnavailable),
     ({"code": "rate_limit_exceeded", "message": "x"}, UpstreamRateLimited),
@@ -82,7 +84,9 @@ def test_whole_answer_passes() -> None:
     assert parse_native(json.dumps(incomplete).encode(), None).finish_reason == "length"
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"object": "response"}', b'{"choices": []}', b"\xff"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"{}", b'{"object": "response"}', b'{"choices": []}', b"\xff", CANCELLED]
+)
 def test_whole_answer_that_is_none(body: bytes) -> None:
     """What is no response is the backend's fault."""
     with pytest.raises(UpstreamUnavailable):
@@ -141,6 +145,8 @@ def test_stream_that_fails_after_output_ends_as_the_backend_told_it() -> None:
         b"data: {}\n\n",
         b"data: []\n\n",
         event("response.completed", response="x"),
+        event("response.output_text.delta", delta="a")
+        + event("response.completed", response={**WHOLE, "status": "cancelled"}),
     ],
 )
 def test_stream_that_does_not_end_is_an_error(raw: bytes) -> None:
