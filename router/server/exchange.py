@@ -188,6 +188,8 @@ class DataPlaneExchange:
         """Whether a head is out."""
         return self._status != 0
 
+    response_started = begun
+
     def begin(self, headers: Headers) -> None:
         """Begin a stream, with status 200; where it has begun already, that was that."""
         if self._status:

@@ -27,6 +27,9 @@ __all__ = ["DataPlaneProtocol", "JsonProtocol"]
 _ROUTES: Mapping[bytes, Resource] = {path.encode(): resource for path, resource in RESOURCES.items()}
 _UNUSUAL = ("transfer-encoding", "content-encoding", "expect", "upgrade", "origin")
 
+_LINGER = 1
+"""Seconds that a connection which was promised to stay outlives its answer, as the router leaves."""
+
 _make_id = IdSource("req_").make
 
 
@@ -50,6 +53,21 @@ class JsonProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._services is not None and self._services.presence.leaving and self.cycle is not None:
             self.cycle.keep_alive = False  # it has not begun yet, and will say so
+
+    def shutdown(self) -> None:
+        """Close the connection once its answer is out, or shortly after where the client has not been told.
+
+        A client that was promised the connection may send its next request the moment it has its answer: that is
+        answered too, and told that it was the last.
+        """
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            super().shutdown()
+            return
+        self.timeout_keep_alive = _LINGER
+        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP, in JSON as everything else."""
@@ -162,7 +180,7 @@ class DataPlaneProtocol(JsonProtocol):
             super().timeout_keep_alive_handler()
 
     def shutdown(self) -> None:
-        """Close the connection once its answer is out."""
+        """Close the connection in its time; see the parent's."""
         self._flush()
         super().shutdown()
 

@@ -60,6 +60,15 @@ class Scene:
 
         await eventually(leaves)
 
+    async def shut(self) -> bool:
+        """Say whether nothing new is accepted."""
+        try:
+            async with self.client() as late:
+                await late.get("/healthz")
+        except httpx.TransportError:
+            return True
+        return False
+
     async def ended(self) -> int:
         """Wait until the router has ended, and return its status."""
         return await asyncio.to_thread(self.service.process.wait, 30)
@@ -109,18 +118,26 @@ async def test_router_that_has_settled_ends(tmp_path: Path, workers: int) -> Non
     async with scene(tmp_path, workers, ROUTER_SETTLE_SECONDS="0.2") as played, played.client() as client:
         async with client.stream("POST", PATH, json={**ASKED, "stream": True}) as stream:
             played.service.process.send_signal(signal.SIGTERM)
-
-            async def shut() -> bool:
-                try:
-                    async with played.client() as late:
-                        await late.get("/healthz")
-                except httpx.TransportError:
-                    return True
-                return False
-
-            await eventually(shut)
+            await eventually(played.shut)
             played.may_end.set()
             assert (await stream.aread()).endswith(b"data: [DONE]\n\n")
+        assert await played.ended() == 0
+
+
+@pytest.mark.parametrize("http", ["direct", "asgi"])
+async def test_connection_that_was_promised_to_stay_serves_once_more(tmp_path: Path, http: str) -> None:
+    """A client whose stream ends in the drain, and that uses its connection again at once, gets its answer."""
+    one = httpx.Limits(max_connections=1)
+    async with scene(tmp_path, 1, ROUTER_HTTP=http) as played:
+        async with httpx.AsyncClient(base_url=played.service.url, timeout=30, trust_env=False, limits=one) as client:
+            async with client.stream("POST", PATH, json={**ASKED, "stream": True}) as stream:
+                assert "connection" not in stream.headers
+                played.service.process.send_signal(signal.SIGTERM)
+                await eventually(played.shut)
+                played.may_end.set()
+                assert (await stream.aread()).endswith(b"data: [DONE]\n\n")
+            again = await client.post(PATH, json=ASKED)
+            assert (again.status_code, again.headers["connection"]) == (200, "close")
         assert await played.ended() == 0
 
 
