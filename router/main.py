@@ -237,9 +237,10 @@ def _discovery(settings: RouterSettings, store: RegistryStore) -> Discovery:
         local_agent_url=settings.local_agent_url,
         llmd_endpoint=settings.llmd_endpoint,
         llmd_models=settings.llmd_models,
+        llmd_every=settings.llmd_refresh_seconds,
         secrets=read_secret,
     )
-    return Discovery(named, store, _asker(settings.transport), read_secret)
+    return Discovery(named, store, _asker(settings.transport), read_secret, cluster_every=settings.llmd_refresh_seconds)
 
 
 def _asker(kind: str) -> Asks:

@@ -55,6 +55,12 @@ class RouterSettings(BaseSettings):
             "cluster that starts without workers, or of further pools."
         ),
     )
+    llmd_refresh_seconds: float = Field(
+        15.0,
+        validation_alias="LLMD_REFRESH_SECONDS",
+        gt=0,
+        description="Seconds between two looks at what a cluster serves.",
+    )
     local_agent_url: str | None = Field(
         "http://127.0.0.1:5000",
         validation_alias="LOCAL_AGENT_URL",

@@ -20,6 +20,8 @@ __all__ = ["Asker", "Asks", "Refused"]
 _PORTS = {"http": 80, "https": 443}
 _REASON = 2048
 """As much of a refusal as is read."""
+_REASON_SECONDS = 0.25
+"""As long as is waited for it, behind its status."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -140,7 +142,8 @@ class Asker:
         answer = _Answer()
         try:
             while not answer.complete:
-                data = await asyncio.wait_for(reader.read(65536), self._seconds)
+                seconds = min(self._seconds, _REASON_SECONDS) if answer.refused else self._seconds
+                data = await asyncio.wait_for(reader.read(65536), seconds)
                 if not data:
                     answer.ended()
                     break

@@ -63,7 +63,12 @@ class Source:
 
 
 def sources(
-    *, local_agent_url: str | None, llmd_endpoint: str | None, secrets: Secrets, llmd_models: str | None = None
+    *,
+    local_agent_url: str | None,
+    llmd_endpoint: str | None,
+    secrets: Secrets,
+    llmd_models: str | None = None,
+    llmd_every: float = _CLUSTER_EVERY,
 ) -> list[Source]:
     """Return the sources that the settings name.
 
@@ -72,6 +77,7 @@ def sources(
         llmd_endpoint: The cluster's base URL, without `/v1`.
         secrets: Reads `LLMD_API_KEY`, `EXTERNAL_<NAME>_KEY`, `EXTERNAL_<NAME>_BASE_URL` and `EXTERNAL_<NAME>_MODELS`.
         llmd_models: Models that the cluster serves, with commas between them, whether it lists them now or not.
+        llmd_every: Seconds between two looks at the cluster.
     """
     found: list[Source] = []
     if local_agent_url and local_agent_url != "off":
@@ -82,12 +88,12 @@ def sources(
     if llmd_endpoint:
         url = llmd_endpoint.rstrip("/").removesuffix("/v1") + "/v1"
         cluster = FoundBackend("llmd", "openai", url, "cluster", _LLMD_KEY if secrets(_LLMD_KEY) else None)
-        found.append(_cluster(cluster, _names(llmd_models)))
+        found.append(_cluster(cluster, llmd_every, _names(llmd_models)))
     return found + [source for provider in PROVIDERS if (source := _provided(provider, secrets)) is not None]
 
 
-def _cluster(backend: FoundBackend, named: tuple[str, ...] = ()) -> Source:
-    return Source(backend, f"{backend.base_url}/models", "cluster", _CLUSTER_EVERY, named=named)
+def _cluster(backend: FoundBackend, every: float, named: tuple[str, ...] = ()) -> Source:
+    return Source(backend, f"{backend.base_url}/models", "cluster", every, named=named)
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -127,6 +133,7 @@ class Discovery:
         secrets: The value of a named key.
         retry: Seconds before a source that failed is asked again.
         probe_every: Seconds between two looks at declared agents, for whether they take `messages`.
+        cluster_every: Seconds between two looks at a declared backend that is asked what it serves.
         sleep: How time between two looks passes.
         chance: Returns a number in [0, 1), another each time.
         clock: Seconds that pass.
@@ -141,6 +148,7 @@ class Discovery:
         *,
         retry: float = _RETRY,
         probe_every: float = _AGENT_EVERY,
+        cluster_every: float = _CLUSTER_EVERY,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
@@ -151,6 +159,7 @@ class Discovery:
         self._secrets = secrets
         self._retry = retry
         self._probe_every = probe_every
+        self._cluster_every = cluster_every
         self._sleep = sleep
         self._chance = chance
         self._clock = clock
@@ -297,7 +306,8 @@ class Discovery:
             asked: Whom to ask, and by which task, which is brought up to date.
         """
         try:
-            declared = {_cluster(backend) for backend in await asyncio.to_thread(self._store.declared_sources)}
+            found = await asyncio.to_thread(self._store.declared_sources)
+            declared = {_cluster(backend, self._cluster_every) for backend in found}
             for source in asked.keys() - declared:
                 asked.pop(source).cancel()
             named = {source.backend.name for source in (*self._sources, *declared)}

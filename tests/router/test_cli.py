@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from msgspec.structs import replace
 
 from router.cli import main
 from router.registry.manifest import parse_manifest
-from router.registry.rows import Announcement, FoundBackend, FoundModel
+from router.registry.rows import Announcement, FoundBackend, FoundModel, Look
 from router.registry.store import RegistryStore, open_store
 from router.registry.usage_rows import UsageRow
 
@@ -198,6 +199,44 @@ def test_keys_for_people(ctl: Ctl) -> None:
     assert lines["key"].startswith("sk-router-")
     assert lines["name"] == "unnamed"
     assert ran.err == "The key is not shown again.\n"
+
+
+def test_keys_have_an_objective_where_they_are_given_one(ctl: Ctl) -> None:
+    """It is shown wherever the key is, and has to be a name that Kubernetes takes."""
+    made = ctl("keys", "create", "--name", "gold", "--objective", "gold.tier-1", "--json").json
+    assert (made["objective"], ctl("keys", "create", "--json").json["objective"]) == ("gold.tier-1", None)
+    assert [key["objective"] for key in ctl("keys", "list", "--json").json] == ["gold.tier-1", None]
+    assert "gold.tier-1" in ctl("keys", "list").out
+    assert ["objective", "gold"] in [
+        line.split() for line in ctl("keys", "create", "--objective", "gold").out.splitlines()
+    ]
+    for wrong in ("Gold", "a-", "a..b", "a_b", "a b", "", "a\n", "ä", "a" * 254):
+        ran = ctl("keys", "create", "--objective", wrong)
+        assert ran.code == 2
+        assert "is not the name of a Kubernetes object" in ran.err
+    assert len(ctl("keys", "list", "--json").json) == 3
+
+
+def test_backends_say_what_became_of_the_last_look(ctl: Ctl, db: Path) -> None:
+    """A cluster without workers is no failure; a failure is told with its reason."""
+    with closing(open_store(db)) as store:
+        for name, state, detail in (
+            ("a", "ok", None),
+            ("b", "empty", "it has no workers yet"),
+            ("c", "failed", "away"),
+        ):
+            found = FoundBackend(name, "openai", f"http://{name}/v1", "cluster")
+            store.replace_discovered(found, [FoundModel("m")])
+            store.note_look(Look(name, found.base_url, state, detail, 1_700_000_000_000))
+    shown = {entry["name"]: entry["listing"] for entry in ctl("backends", "list", "--json").json}
+    assert shown["c"] == {
+        "state": "failed",
+        "detail": "away",
+        "looked_at": "2023-11-14T22:13:20Z",
+        "listed_at": None,
+    }
+    states = [line.split("  ")[-1] for line in ctl("backends", "list").out.splitlines()[1:]]
+    assert [state.strip() for state in states] == ["ok", "no workers yet", "not listed: away"]
 
 
 def test_keys_revoke(ctl: Ctl) -> None:

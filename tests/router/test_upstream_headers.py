@@ -32,6 +32,7 @@ FORGED = {
     "x-kv-cache-source-host-port": "10.0.0.9:8000",
     "x-session-token": "cG9kLTE=",
     "x-session-affinity": "somebody-else",
+    "X-Vllm-Priority": "-9",
     "prefer": "reserve-endpoint",
 }
 OURS = ("x-llm-d-", "x-gateway-", "x-slo-", "x-session-")

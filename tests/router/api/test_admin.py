@@ -128,11 +128,12 @@ async def test_apply_refuses_a_wrong_manifest(tmp_path: Path, content: bytes, me
 async def test_keys(tmp_path: Path) -> None:
     """A key works from the answer that shows it until the one that revokes it."""
     async with admin(tmp_path) as (client, _, catalog):
-        made = (await client.post("keys", json={"name": "bob", "models": ["gpt-*"]})).json()
+        made = (await client.post("keys", json={"name": "bob", "models": ["gpt-*"], "objective": "gold"})).json()
         caller = catalog.current.caller(made["key"])
         assert caller is not None
-        assert (caller.id, caller.models) == (made["id"], ("gpt-*",))
+        assert (caller.id, caller.models, caller.objective) == (made["id"], ("gpt-*",), "gold")
         listed = (await client.get("keys")).json()["data"]
+        assert [key["objective"] for key in listed] == ["gold"]
         assert [key["id"] for key in listed] == [made["id"]]
         assert made["key"] not in json.dumps(listed)
         assert (await client.delete(f"keys/{made['id']}")).json()["revoked_at"] is not None
@@ -142,7 +143,14 @@ async def test_keys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "param"), [({"name": ""}, "name"), ({"models": []}, "models"), ({"nmae": "x"}, "nmae"), ([], None)]
+    ("body", "param"),
+    [
+        ({"name": ""}, "name"),
+        ({"models": []}, "models"),
+        ({"objective": "Not This"}, "objective"),
+        ({"nmae": "x"}, "nmae"),
+        ([], None),
+    ],
 )
 async def test_create_key_refuses_nonsense(tmp_path: Path, body: object, param: str | None) -> None:
     """A field that cannot be right is named."""

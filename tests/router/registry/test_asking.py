@@ -89,6 +89,24 @@ async def test_get_tells_a_refusal_by_its_status(status: str) -> None:
     assert caught.value.status == int(status[:3])
 
 
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        (head("Content-Length: 4", "X-Why: Because", status="503 No")[17:] + b"full", b"full"),
+        (head("X-Why: Because", status="503 No")[17:] + b"full", b"full"),
+        (head("Content-Length: 9", "X-Why: Because", status="503 No")[17:] + b"cut", b"cut"),
+        (head("Content-Length: 9999", "X-Why: Because", status="503 No")[17:] + b"x" * 9999, b"x" * 2048),
+    ],
+    ids=["whole", "until-close", "cut-off", "long"],
+)
+async def test_get_tells_why_it_was_refused(rest: bytes, words: bytes) -> None:
+    """The headers of a refusal and how its body begins come along, whatever becomes of the rest."""
+    async with server(b"HTTP/1.1 503 No\r\n" + rest) as url:
+        with pytest.raises(Refused) as caught:
+            await Asker(limit=64).get(url, {})
+    assert (caught.value.headers["x-why"], caught.value.body) == ("because", words)
+
+
 async def test_get_gives_up_on_silence() -> None:
     """A server that accepts and says nothing is left after the limit."""
     async with server(b"", hang=True) as url:

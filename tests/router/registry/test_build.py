@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ from router.registry.catalog import BUILT_IN_POLICIES, Catalog, InvalidCatalog
 from router.registry.manifest import parse_manifest
 from router.registry.rows import Announcement, FoundBackend, FoundModel, Rows
 from router.registry.store import RegistryStore
-from router.types import Model, Policy
+from router.types import Model, Policy, Price
 
 LOCAL = FoundBackend("local", "local_agent", "http://127.0.0.1:5000", "local")
 OPENAI = FoundBackend("openai", "openai", "https://api.openai.com/v1", "external", "EXTERNAL_OPENAI_KEY")
@@ -79,6 +80,51 @@ def test_a_declared_model_without_deployments_adds_its_facts(store: RegistryStor
         {"overall": 0.9},
         ("mini",),
     )
+
+
+def test_a_declared_model_leaves_open_what_its_places_say(store: RegistryStore) -> None:
+    """A context that is not declared is what the same backend lists now, whatever the model is called there."""
+    llmd = FoundBackend("llmd", "openai", "http://gw/v1", "cluster")
+    store.replace_discovered(llmd, [FoundModel("up", 32640), FoundModel("elsewhere", 9)])
+    store.apply(parse_manifest("""
+backends:
+  - {name: gpu, dialect: openai, base_url: "http://gw/v1/", tier: cluster}
+  - {name: other, dialect: openai, base_url: "http://o/v1", tier: cluster}
+models:
+  - {id: open, deployments: [{backend: gpu, upstream_model: up}]}
+  - {id: told, context_length: 4096, deployments: [{backend: gpu, upstream_model: up}]}
+  - {id: elsewhere, deployments: [{backend: other}]}
+  - {id: up, capabilities: [chat]}
+"""))
+    models = catalog_of(store).models
+    assert {name: model.context_length for name, model in models.items()} == {
+        "open": 32640,
+        "told": 4096,
+        "elsewhere": None,
+        "up": 32640,
+    }
+    store.replace_discovered(llmd, [FoundModel("up", 8192)])
+    assert catalog_of(store).models["open"].context_length == 8192
+
+
+def test_an_adapter_costs_what_its_parent_costs_at_the_same_place(store: RegistryStore) -> None:
+    """What it says of itself counts; a parent that adapts itself, or goes in circles, helps nobody."""
+    llmd = FoundBackend("llmd", "openai", "http://gw/v1", "cluster")
+    price = Price(Decimal(1), None, Decimal(2))
+    found = [
+        FoundModel("base", 4096, 512, ("chat", "tools"), price),
+        FoundModel("a", parent="base"),
+        FoundModel("b", 1024, 99, ("chat",), Price(Decimal(9)), "base"),
+        FoundModel("self", parent="self"),
+    ]
+    store.replace_discovered(llmd, found)
+    models = catalog_of(store).models
+    a, b = models["a"], models["b"]
+    assert (a.context_length, a.max_output_tokens, a.capabilities) == (4096, 512, {"chat", "tools"})
+    assert (a.deployments[0].price, a.deployments[0].max_output_tokens) == (price, 512)
+    assert (b.context_length, b.max_output_tokens, b.capabilities) == (1024, 99, {"chat"})
+    assert b.deployments[0].price == Price(Decimal(9))
+    assert models["self"].context_length is None
 
 
 def test_a_declared_name_is_never_taken_by_a_discovered_model(store: RegistryStore) -> None:
