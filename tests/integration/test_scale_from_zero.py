@@ -238,7 +238,7 @@ async def test_cluster_that_could_not_take_the_prompt_is_not_waited_for(tmp_path
         text = cluster(pool.url, other.url).replace("  - id: m\n", "  - id: m\n    context_length: 64\n")
         async with live_router(tmp_path, text) as router:
             await router.chat(headers={"x-router-fallback": "off", "x-router-privacy": "cluster"})
-            assert_openai_error(await router.chat(), "context_length_exceeded")
+            assert_openai_error(await router.chat(), "context_length_exceeded", "messages")
     assert (pool.asked, len(other.requests)) == (1, 1)
 
 

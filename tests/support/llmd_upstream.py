@@ -118,7 +118,8 @@ async def serve(request: SeenRequest, reply: ScriptedReply) -> None:
 
 
 _DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause. peer 10.42.0.7:8000"
-_DEAD_EVENT = {"error": {"message": _DEAD, "type": "InternalServerError", "param": None, "code": 500}}
+_DEAD_ERROR = {"error": {"message": _DEAD, "type": "InternalServerError", "param": None, "code": 500}}
+_DEAD_EVENT = f"data: {json.dumps(_DEAD_ERROR)}\n\n".encode()
 
 
 def _broken_off(words: int, how: str) -> Script:
@@ -145,7 +146,7 @@ def _broken_off(words: int, how: str) -> Script:
             await asyncio.sleep(0.01)
             reply.cut()
             return
-        await reply.send(_event(_DEAD_EVENT) if how == "error" else _said(request, "", "abort"))
+        await reply.send(_DEAD_EVENT if how == "error" else _said(request, "", "abort"))
         await reply.send(b"data: [DONE]\n\n")
         await reply.end_stream()
 
