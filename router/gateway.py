@@ -235,14 +235,14 @@ class Gateway:
                 meter.trail.first_sent = time.perf_counter()
                 return Answer(self, meter, kept, 0)
         decision = self._decide(request, meter, catalog, target, policy)
+        due = decision.features.first_token_ms
+        if due != request.wishes.first_token_ms:  # the policy's, which who schedules the request should know too
+            request = structs.replace(request, wishes=replace(request.wishes, first_token_ms=due))
         hedge = None if policy is None else policy.hedge
         committed = await self._dispatcher.send(request, decision, meter.trail, hedge)
         deployment = committed.candidate.deployment
         meter.model, meter.backend, meter.notes = deployment.model, deployment.backend.name, committed.notes
         return Answer(self, meter, committed, self._cache.max_bytes if cacheable else 0)
-        due = decision.features.first_token_ms
-        if due != request.wishes.first_token_ms:  # the policy's, which who schedules the request should know too
-            request = structs.replace(request, wishes=replace(request.wishes, first_token_ms=due))
 
     def _target(
         self, request: InferenceRequest, catalog: Catalog, found: Model | Policy | None
