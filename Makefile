@@ -54,6 +54,11 @@ test-clients: setup ## Drive the router with real client libraries; installs the
 	@$(PYTHON) -m scripts.clients
 	@TEST_CLIENTS=1 $(PYTHON) -m pytest -q tests/clients $(PYTEST_ARGS)
 
+.PHONY: test-vllm
+test-vllm: setup ## Drive the router with real vLLM behind real Envoy; installs vLLM into .vllm/
+	@$(PYTHON) -m scripts.vllm
+	@TEST_VLLM=1 $(PYTHON) -m pytest -q tests/vllm $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup ## Run ruff, mypy (strict), black (check mode) and import-linter
 	@$(PYTHON) -m ruff check .
@@ -93,5 +98,5 @@ bench-peers: setup ## Measure it against vllm-router and LiteLLM too; installs t
 	@exec $(PYTHON) -m scripts.bench --peers $(BENCH_ARGS)
 
 .PHONY: clean
-clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients and .env
+clean: ## Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients, .vllm and .env
 	@rm -rf site build dist htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.* .bench/bin .bench/run-* .soak

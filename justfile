@@ -37,6 +37,10 @@ chart-test:
 test-clients:
     @make test-clients
 
+# Drive the router with real vLLM behind real Envoy; installs vLLM into .vllm/
+test-vllm:
+    @make test-vllm
+
 # Run ruff, mypy (strict), black (check mode) and import-linter
 lint:
     @make lint
@@ -69,6 +73,6 @@ bench:
 bench-peers:
     @exec make bench-peers
 
-# Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients and .env
+# Remove caches and build outputs; keeps .venv, data/, .bench/peers, .clients, .vllm and .env
 clean:
     @make clean
