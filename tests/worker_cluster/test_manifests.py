@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from base64 import b64decode
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from kubernetes_validate import utils
 
 from tests.support.helm import CHARTS, Object, lint, render
 from tests.worker_cluster.cases import CASES, Case, pods
@@ -36,6 +36,15 @@ LABELS = {
 # What selects the pods of a component; it never changes for a release, as a Deployment's selector cannot.
 SELECTED = ("app.kubernetes.io/name", "app.kubernetes.io/instance", "app.kubernetes.io/component")
 
+
+@pytest.fixture(scope="module", autouse=True)
+def definitions_read_once() -> Iterator[None]:
+    """kubernetes-validate reads megabytes of definitions anew for each object; once will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
+
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.chart}:{case.name}")
 
 
@@ -55,7 +64,7 @@ def test_objects_are_valid(case: Case) -> None:
     """Kubernetes would take every object, without an unknown or a misplaced field."""
     for item in case.objects:
         if item["kind"] not in CUSTOM.get(item["apiVersion"], ()):
-            assert _fault(json.dumps(item)) is None, _name(item)
+            assert _fault(item) is None, _name(item)
 
 
 @every_case
@@ -205,11 +214,10 @@ def test_rendering_is_the_same_each_time(case: Case) -> None:
     assert render(CHARTS / case.chart, case.values) == case.objects
 
 
-@cache
-def _fault(text: str) -> str | None:
-    """What Kubernetes has against an object; most cases share most of theirs, and one look takes a while."""
+def _fault(item: Object) -> str | None:
+    """What Kubernetes has against an object."""
     try:
-        kubernetes_validate.validate(json.loads(text), KUBERNETES, strict=True)
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
         return str(error.message)
     except kubernetes_validate.SchemaNotFoundError:

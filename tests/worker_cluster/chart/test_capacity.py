@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.properties import settings
+import tests.support.properties  # noqa: F401 - how property tests run here
 from tests.worker_cluster.cases import CHART
 
 GIB = 1024
@@ -121,9 +122,11 @@ GRID = [(shape, gpus, memory) for shape in SHAPES for gpus in shape.parallel for
 
 
 @pytest.fixture(scope="module")
-def planner() -> Any:
-    """llm-d's capacity planner; it needs Python 3.11."""
-    return pytest.importorskip("planner.capacity_planner")
+def planner() -> Iterator[Any]:
+    """llm-d's capacity planner; it needs Python 3.11, and transformers only to ask Hugging Face for a model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "transformers", None)
+        yield pytest.importorskip("planner.capacity_planner")
 
 
 def _config(shape: Shape) -> SimpleNamespace:
@@ -264,7 +267,6 @@ workers = st.builds(
 )
 
 
-@settings(max_examples=300)
 @given(worker=workers)
 def test_guard_reckons_as_restated(guard: Guard, worker: Worker) -> None:
     """Sprig's whole numbers give what Python's do."""
