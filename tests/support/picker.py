@@ -19,6 +19,7 @@ _SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 _REQUEST_HEADERS, _RESPONSE_HEADERS, _REQUEST_BODY, _RESPONSE_BODY, _REQUEST_TRAILERS, _RESPONSE_TRAILERS = range(2, 8)
 _IMMEDIATE = 7
 _OVERWRITE = 2
+_PIECE = 62_000
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Picker:
             return [self._picked(asked)] if parts.get(3) else []
         if kind == _REQUEST_BODY:
             asked.body += parts.get(1, b"")
-            return [self._picked(asked), _body(3, asked.body, last=True)] if parts.get(2) else []
+            return [self._picked(asked), *_pieces(asked.body)] if parts.get(2) else []
         if kind == _RESPONSE_HEADERS:
             return [_message(2, b"")]
         if kind == _RESPONSE_BODY:
@@ -106,6 +107,12 @@ class Picker:
 def _mutation(headers: dict[str, str]) -> bytes:
     options = (_message(1, _message(1, name.encode()) + _message(3, value.encode())) for name, value in headers.items())
     return b"".join(_message(1, option + _number(3, _OVERWRITE)) for option in options)
+
+
+def _pieces(body: bytes) -> list[bytes]:
+    """Hand a request's body back in messages of a size that gRPC takes."""
+    starts = range(0, max(len(body), 1), _PIECE)
+    return [_body(3, body[at : at + _PIECE], last=at + _PIECE >= len(body)) for at in starts]
 
 
 def _body(kind: int, data: bytes, *, last: bool) -> bytes:

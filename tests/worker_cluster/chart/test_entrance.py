@@ -109,6 +109,14 @@ async def test_a_request_goes_to_the_worker_that_was_picked(door: Entrance) -> N
     assert not door.other.requests
 
 
+async def test_a_long_prompt_passes_whole(door: Entrance) -> None:
+    """Images come as megabytes of text; neither Envoy's buffers nor the picker's messages bound them."""
+    prompt = "".join(f"{number:07d}" for number in range(1_500_000))
+    answer = await door.client.post("/v1/chat/completions", json={"prompt": prompt})
+    assert answer.status_code == 200
+    assert door.picked.requests[0].json == {"prompt": prompt}
+
+
 async def test_a_request_without_a_body_is_picked_too(door: Entrance) -> None:
     """The list of models comes from a worker that the picker names."""
     assert (await door.client.get("/v1/models")).status_code == 200
