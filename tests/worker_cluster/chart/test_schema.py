@@ -85,6 +85,7 @@ def test_misspelt_key_is_refused_by_name(path: str) -> None:
         ("secrets.hfToken.create=true", "'/secrets/hfToken/value': minLength: got 0, want 1"),
         ("secrets.hfToken.value=token", "'/secrets/hfToken/value': maxLength: got 5, want 0"),
         ("secrets.routerApiKeys.create=true", "'/secrets/routerApiKeys/keys': minItems: got 0, want 1"),
+        ("commonLabels.llm-d\\.ai/role=decode", "invalid propertyName 'llm-d.ai/role'"),
         ("engine.image.digest=latest", "'/engine/image/digest': 'latest' does not match pattern"),
     ],
 )

@@ -100,8 +100,10 @@ llm-d.ai/engine-type: vllm
 {{- ternary "engine" "modelserver" (and .root.Values.disaggregation.enabled (eq .role "decode")) -}}
 {{- end -}}
 
-{{/* Environment of the engine. The root file system is read-only: HOME holds what vLLM and torch compile, /models the
-weights. Torch asks for the name of a user who has none. */}}
+{{/*
+Environment of the engine. The root file system is read-only: HOME holds what vLLM and torch compile, /models the
+weights. Torch asks for the name of a user who has none.
+*/}}
 {{- define "worker-cluster.environment" -}}
 {{- $values := .root.Values -}}
 {{- if ne $values.engine.kind "sim" -}}
@@ -182,8 +184,10 @@ seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 {{- end -}}
 
-{{/* The sidecar of a decode worker: it has the prompt read by the prefill worker that the endpoint picker named. As an
-init container that stays, it is there before the engine and ends behind it. */}}
+{{/*
+The sidecar of a decode worker: it has the prompt read by the prefill worker that the endpoint picker named. As an init
+container that stays, it is there before the engine and ends behind it.
+*/}}
 {{- define "worker-cluster.sidecar" -}}
 - name: sidecar
   image: {{ include "worker-cluster.image" (dict "root" . "name" "sidecar") }}
@@ -317,7 +321,7 @@ volumes:
     {{- end }}
   # What the processes of one engine pass to each other; it counts as memory of the container.
   - name: shm
-    emptyDir: {medium: Memory, sizeLimit: {{ mul 2 (int64 $values.gpu.count) }}Gi}
+    emptyDir: {medium: Memory, sizeLimit: {{ include "worker-cluster.tensorParallelism" .root | int64 | mul 2 }}Gi}
   {{- end }}
 {{- end -}}
 
