@@ -64,7 +64,7 @@ async def _chat(request: SeenRequest, reply: ScriptedReply) -> None:
         await reply.json(completion("Hello.", request.json["model"]))
         return
     options = request.json.get("stream_options") or {}
-    beside = {"usage": USAGE} if options.get("continuous_usage_stats") else {}
+    beside: dict[str, Any] = {"usage": USAGE} if options.get("continuous_usage_stats") else {}
     await reply.start_stream()
     await reply.event(chunk({"role": "assistant", "content": ""}, **beside))
     await reply.event(chunk({"content": "Hello."}, **beside))

@@ -16,6 +16,7 @@ from router.registry.rows import Look
 from router.registry.store import RegistryStore
 from router.registry.views import backends_view
 from tests.router.registry.test_discovery import Answers, Pauses, catalog_of, discovery, named, server
+from tests.support.cluster_recordings import replays
 from tests.support.process import free_port
 from tests.support.upstream import ScriptedReply, SeenRequest, scripted_upstream
 
@@ -48,6 +49,10 @@ def cluster(url: str, models: str | None = None, **secrets: str) -> Source:
     return source
 
 
+def no_secret(_name: str) -> None:
+    """Return the value of a variable: none is set."""
+
+
 def lengths(store: RegistryStore) -> dict[str, int | None]:
     """Return the context of each model in force."""
     return {name: model.context_length for name, model in catalog_of(store).models.items()}
@@ -75,7 +80,7 @@ async def test_look_makes_adapters_models_of_their_own(store: RegistryStore) -> 
         assert await looking.look(cluster(url))
     catalog = catalog_of(store)
     adapter = catalog.models["q-sql"]
-    assert (adapter.parent, adapter.context_length, adapter.capabilities) == ("q", 32640, {"chat", "tools"})
+    assert (adapter.parent, adapter.context_length, set(adapter.capabilities)) == ("q", 32640, {"chat", "tools"})
     assert [(place.id, place.upstream_model) for place in adapter.deployments] == [("q-sql@llmd", "q-sql")]
     assert (catalog.models["q"].parent, catalog.models["q"].context_length) == (None, 32640)
     assert (catalog.models["lost"].parent, catalog.models["lost"].context_length) == ("nobody", None)
@@ -128,6 +133,30 @@ async def test_look_finds_again_what_it_missed(store: RegistryStore) -> None:
 
 
 @pytest.mark.parametrize(
+    ("recorded", "state"),
+    [
+        ("entrance_no_workers", "empty"),
+        ("picker_no_endpoints", "empty"),
+        ("entrance_refused", "failed"),
+        ("entrance_picker_away", "failed"),
+    ],
+)
+async def test_look_understands_what_a_real_cluster_said(store: RegistryStore, recorded: str, state: str) -> None:
+    """A list of vLLM with an adapter; Envoy and the picker without workers; an entrance that is broken."""
+    async with scripted_upstream(replays("models")) as upstream, discovery(store, []) as looking:
+        assert await looking.look(cluster(upstream.url))
+        models = catalog_of(store).models
+        assert {name: (model.context_length, model.parent) for name, model in models.items()} == {
+            "recital": (4096, None),
+            "recital-lora": (4096, "recital"),
+        }
+        upstream.script = replays(recorded)
+        assert not await looking.look(cluster(upstream.url))
+    assert [look.state for look in store.looks()] == [state]
+    assert set(lengths(store)) == {"recital", "recital-lora"}
+
+
+@pytest.mark.parametrize(
     ("status", "body", "headers"),
     [
         (503, b"inference error: ...", {"x-llm-d-request-dropped-reason": "rejected-no-endpoints"}),
@@ -155,7 +184,7 @@ async def test_look_at_a_cluster_without_workers(
 
     async with scripted_upstream(script) as upstream:
         source = cluster(upstream.url)
-        looking = Discovery([source], store, asker(), {}.get)
+        looking = Discovery([source], store, asker(), no_secret)
         empty = True
         assert not await looking.look(source)
         assert list(catalog_of(store).backends) == ["llmd"]
@@ -220,7 +249,7 @@ async def test_run_asks_a_cluster_often_and_not_in_step(store: RegistryStore) ->
     chances = iter([0.0, 0.5, 0.999, 0.5])
     async with server(answers) as url:
         looking = Discovery(
-            [cluster(url)], store, Asker(), {}.get, probe_every=7.0, sleep=pauses.sleep, chance=lambda: next(chances)
+            [cluster(url)], store, Asker(), no_secret, probe_every=7.0, sleep=pauses.sleep, chance=lambda: next(chances)
         )
         task = asyncio.create_task(looking.run())
         for seconds, (body, status) in (
