@@ -9,20 +9,36 @@ dry_run=no
 log_file=""
 scratch=""
 
-# Takes the token out of whatever a command says, and whatever looks like one.
-redact() {
-    local line
-    while IFS= read -r line || [ -n "$line" ]; do
-        [ -z "${HF_TOKEN:-}" ] || line="${line//"$HF_TOKEN"/***}"
-        [ -z "${LLMD_API_KEY:-}" ] || line="${line//"$LLMD_API_KEY"/***}"
-        printf '%s\n' "$line"
-    done | sed -E 's/hf_[A-Za-z0-9]{8,}/hf_***/g'
+# Puts a text into REPLY without the secrets of this run, and without whatever looks like a token.
+clean() {
+    REPLY="$1"
+    [ -z "${HF_TOKEN:-}" ] || REPLY="${REPLY//"$HF_TOKEN"/***}"
+    [ -z "${LLMD_API_KEY:-}" ] || REPLY="${REPLY//"$LLMD_API_KEY"/***}"
+    while [[ "$REPLY" =~ hf_[A-Za-z0-9]{8,} ]]; do
+        REPLY="${REPLY//"${BASH_REMATCH[0]}"/hf_***}"
+    done
 }
 
-log() { [ -z "$log_file" ] || printf '%(%Y-%m-%dT%H:%M:%S%z)T %s\n' -1 "$*" | redact >>"$log_file"; }
+# The same for all that a command says.
+redact() {
+    local line REPLY
+    while IFS= read -r line || [ -n "$line" ]; do
+        clean "$line"
+        printf '%s\n' "$REPLY"
+    done
+}
+
+log() {
+    local REPLY
+    [ -n "$log_file" ] || return 0
+    clean "$*"
+    printf '%(%Y-%m-%dT%H:%M:%S%z)T %s\n' -1 "$REPLY" >>"$log_file"
+}
 say() {
+    local REPLY
     log "$*"
-    printf '%s: %s\n' "$program" "$*" | redact >&2
+    clean "$*"
+    printf '%s: %s\n' "$program" "$REPLY" >&2
 }
 die() {
     local status="$1"
@@ -40,11 +56,13 @@ typed() {
 
 # Shows a command: in a dry run as the result, else beside what is said.
 show() {
+    local REPLY
+    clean "$1"
     if [ "$dry_run" = yes ]; then
-        printf '  $ %s\n' "$1" | redact
+        printf '  $ %s\n' "$REPLY"
     else
         log "\$ $1"
-        printf '  $ %s\n' "$1" | redact >&2
+        printf '  $ %s\n' "$REPLY" >&2
     fi
 }
 

@@ -104,7 +104,8 @@ ensure_nvidia_runtime() {
             "at $(command -v nvidia-container-runtime). See that root can run it, and that" \
             "/var/lib/rancher/k3s/agent/etc/containerd has no config template of yours without it."
     fi
-    if ! runtime_class_exists; then
+    # k3s brings its own; one that was told not to has none.
+    if ! is_blind && ! runtime_class_exists; then
         apply "RuntimeClass nvidia" <<'YAML' || die "$NO_CLUSTER" "the RuntimeClass could not be made; see $log_file."
 apiVersion: node.k8s.io/v1
 kind: RuntimeClass

@@ -96,7 +96,8 @@ preflight() {
     if [ "$is_remote" = yes ]; then
         check_tools curl kubectl tar sha256sum base64
     else
-        check_tools curl systemctl tar sha256sum base64
+        check_tools curl tar sha256sum base64
+        have systemctl || problem "systemd is not here (no systemctl), under which k3s runs."
         check_privileges
         check_kernel
         check_size

@@ -1,4 +1,4 @@
-"""A host that is not there: the folder that stands for its root, the commands on its PATH, and what can be downloaded."""
+"""A host that is not there: a folder that stands for its root, the commands on its PATH, and what it can download."""
 
 from __future__ import annotations
 
@@ -15,12 +15,44 @@ from scripts.dev.settings import inherited_environment
 from tests.house.tree import ROOT
 
 WORLD = Path(__file__).with_name("world.sh")
-SCRIPTED = "curl df id k3s-installer nproc sleep sudo systemctl uname".split()
+SCRIPTED = ("curl", "df", "id", "k3s-installer", "nproc", "sleep", "sudo", "systemctl", "uname")
 # Real tools of a host that has nothing but its shell and coreutils.
-REAL = (
-    "base64 bash basename cat chmod chown cp cut date dirname env find grep gzip head install ln ls mkdir mktemp mv"
-    " readlink rm sed sh sha256sum sort tail tar touch tr true wc xargs"
-).split()
+REAL = [
+    "base64",
+    "bash",
+    "basename",
+    "cat",
+    "chmod",
+    "chown",
+    "cp",
+    "cut",
+    "date",
+    "dirname",
+    "env",
+    "find",
+    "grep",
+    "gzip",
+    "head",
+    "install",
+    "ln",
+    "ls",
+    "mkdir",
+    "mktemp",
+    "mv",
+    "readlink",
+    "rm",
+    "sed",
+    "sh",
+    "sha256sum",
+    "sort",
+    "tail",
+    "tar",
+    "touch",
+    "tr",
+    "true",
+    "wc",
+    "xargs",
+]
 # Commands that change something, by their beginning.
 CHANGES = re.compile(
     r"helm( --kubeconfig \S+)? (upgrade|install|uninstall|rollback|pull)|systemctl (start|restart|stop)|k3s-installer"
@@ -64,6 +96,7 @@ class Host:
         self.root = folder / "root"
         self.checkout = folder / "checkout"
         self.bin = self.world / "bin"
+        self.port: int | None = None
         for place in ("bin", "state", "answers", "downloads"):
             (self.world / place).mkdir(parents=True)
         self.checkout.mkdir()
@@ -173,8 +206,9 @@ class Host:
         return self.has(*DRIVER, *TOOLKIT)
 
     def up(self, *arguments: str, **environment: str) -> Outcome:
-        """Run k3s-up on it."""
-        return self._run("k3s_up.sh", arguments, environment)
+        """Run k3s-up on it, with the entrance where the test's cluster answers."""
+        port = ("--port", str(self.port)) if self.port else ()
+        return self._run("k3s_up.sh", (*port, *arguments), environment)
 
     def down(self, *arguments: str, **environment: str) -> Outcome:
         """Run k3s-down on it."""
@@ -199,7 +233,13 @@ class Host:
         # The shell stays the same process, so that the world knows whom to interrupt.
         command = ["bash", "-c", 'export K3S_UP_PID=$$; exec bash "$@"', "-", f"{self.checkout}/scripts/{script}"]
         reply = subprocess.run(
-            [*command, *arguments], cwd=self.checkout, env=settings, capture_output=True, text=True, timeout=60
+            [*command, *arguments],
+            cwd=self.checkout,
+            env=settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         return Outcome(reply.returncode, reply.stdout, reply.stderr, log.read_text().splitlines())
 
@@ -213,4 +253,3 @@ class Host:
     def log(self) -> str:
         """What k3s-up has logged."""
         return (self.checkout / ".dev" / "k3s-up.log").read_text()
-

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.scripts.k3s.entrance import Entrance, entrance
-from tests.scripts.k3s.host import Host, Outcome
-
-
-@pytest.fixture
-def host(tmp_path: Path) -> Host:
-    """A fresh host without a GPU."""
-    return Host(tmp_path)
-
-
-@pytest.fixture
-def cluster() -> Iterator[Entrance]:
-    """What answers at the entrance once llm-d runs."""
-    with entrance() as server:
-        yield server
-
-
-def up(host: Host, cluster: Entrance, *arguments: str, **environment: str) -> Outcome:
-    """Run k3s-up with the entrance on the cluster's port."""
-    return host.up("--port", str(cluster.server_port), *arguments, **environment)
+from tests.scripts.k3s.entrance import Entrance
+from tests.scripts.k3s.host import Host
 
 
 def test_fresh_gpu_host_gets_everything_in_order(host: Host, cluster: Entrance) -> None:
     """k3s, Helm, the device plugin, the namespace, the release, the smoke test, the endpoint."""
-    result = up(host.with_gpu(), cluster)
+    result = host.with_gpu().up()
 
     assert result.status == 0, result.told
     result.order(
@@ -68,9 +47,9 @@ def test_fresh_gpu_host_gets_everything_in_order(host: Host, cluster: Entrance) 
 @pytest.mark.parametrize("mode", ["auto", "cpu", "sim"])
 def test_second_run_changes_nothing(host: Host, cluster: Entrance, mode: str) -> None:
     """All is there, so that it only looks and asks."""
-    first = up(host.with_gpu() if mode == "auto" else host, cluster, "--mode", mode)
+    first = (host.with_gpu() if mode == "auto" else host).up("--mode", mode)
     assert first.changes
-    second = up(host, cluster, "--mode", mode)
+    second = host.up("--mode", mode)
 
     assert (first.status, second.status) == (0, 0), first.told + second.told
     assert second.changes == []
@@ -81,8 +60,8 @@ def test_second_run_changes_nothing(host: Host, cluster: Entrance, mode: str) ->
 
 def test_changed_value_deploys_again(host: Host, cluster: Entrance) -> None:
     """Another value is another release; nothing else is done again."""
-    up(host, cluster, "--mode", "sim")
-    result = up(host, cluster, "--mode", "sim", "--set", "limits.maxModelLen=4096")
+    host.up("--mode", "sim")
+    result = host.up("--mode", "sim", "--set", "limits.maxModelLen=4096")
     assert result.status == 0, result.told
     (change,) = result.changes
     assert "upgrade --install llm-d" in change
@@ -91,7 +70,7 @@ def test_changed_value_deploys_again(host: Host, cluster: Entrance) -> None:
 
 def test_host_without_gpu_says_once_that_it_simulates(host: Host, cluster: Entrance) -> None:
     """One block of text: why, what runs instead, how to have the GPU."""
-    result = up(host, cluster)
+    result = host.up()
     assert result.status == 0, result.told
     assert result.told.count("No GPU will be used: no NVIDIA GPU is here") == 1
     assert "its answers are random text" in result.told
@@ -102,7 +81,7 @@ def test_host_without_gpu_says_once_that_it_simulates(host: Host, cluster: Entra
 
 def test_arm_host_gets_what_is_built_for_it(host: Host, cluster: Entrance) -> None:
     """The binary of k3s and Helm for arm64, the same order."""
-    result = up(host.answers(machine="aarch64"), cluster, "--mode", "sim")
+    result = host.answers(machine="aarch64").up("--mode", "sim")
     assert result.status == 0, result.told
     result.order("/k3s-arm64", "k3s-installer", "helm-v4.2.4-linux-arm64.tar.gz", "upgrade --install llm-d")
     assert (host.root / "usr/local/bin/k3s").read_text() == (host.world / "downloads/k3s-arm64").read_text()
@@ -112,7 +91,7 @@ def test_half_installed_host_gets_only_the_rest(host: Host, cluster: Entrance) -
     """k3s is there and stopped, the namespace too: it is started, and the release is added."""
     host.with_k3s().has("helm").state(namespace_llm_d="")
     (host.world / "state" / "running").unlink()
-    result = up(host, cluster, "--mode", "sim")
+    result = host.up("--mode", "sim")
     assert result.status == 0, result.told
     first, second = result.changes
     assert first == "systemctl start k3s"
@@ -121,7 +100,7 @@ def test_half_installed_host_gets_only_the_rest(host: Host, cluster: Entrance) -
 
 def test_k3s_of_somebody_else_is_left_as_it_is(host: Host, cluster: Entrance) -> None:
     """No second installation, and no mark that it is ours."""
-    result = up(host.with_k3s().has("helm"), cluster, "--mode", "sim")
+    result = host.with_k3s().has("helm").up("--mode", "sim")
     assert result.status == 0, result.told
     assert [line.split(" ")[0] for line in result.changes] == ["k3s", "helm"]
     assert not (host.root / "etc/rancher/k3s/.installed-by-k3s-up").exists()
@@ -129,11 +108,11 @@ def test_k3s_of_somebody_else_is_left_as_it_is(host: Host, cluster: Entrance) ->
 
 def test_interrupted_run_goes_on_where_it_stopped(host: Host, cluster: Entrance) -> None:
     """Ctrl-C while k3s is installed; the next run completes it and knows that it is ours."""
-    first = up(host.answers(install_is_interrupted=""), cluster, "--mode", "sim")
+    first = host.answers(install_is_interrupted="").up("--mode", "sim")
     assert first.status == 130
     assert "run it again" in first.told
     assert not (host.world / "lock").exists()
-    second = up(host, cluster, "--mode", "sim")
+    second = host.up("--mode", "sim")
     assert second.status == 0, second.told
     second.order("k3s-installer", "upgrade --install llm-d")
     assert (host.root / "etc/rancher/k3s/.installed-by-k3s-up").exists()
@@ -141,14 +120,17 @@ def test_interrupted_run_goes_on_where_it_stopped(host: Host, cluster: Entrance)
 
 @pytest.mark.parametrize(
     ("pending", "settled"),
-    [("pending-install", "uninstall llm-d --namespace llm-d --wait"), ("pending-upgrade", "rollback llm-d --namespace llm-d")],
+    [
+        ("pending-install", "uninstall llm-d --namespace llm-d --wait"),
+        ("pending-upgrade", "rollback llm-d --namespace llm-d"),
+    ],
 )
 def test_release_of_an_interrupted_run_is_settled_first(
     host: Host, cluster: Entrance, pending: str, settled: str
 ) -> None:
     """Helm refuses a release whose last operation was cut off."""
     host.with_k3s().has("helm").state(**{"release-llm-d": f'{{"info":{{"status":"{pending}"}}}}'})
-    result = up(host, cluster, "--mode", "sim")
+    result = host.up("--mode", "sim")
     assert result.status == 0, result.told
     result.order(settled, "upgrade --install llm-d")
 
@@ -156,23 +138,23 @@ def test_release_of_an_interrupted_run_is_settled_first(
 def test_toolkit_that_came_after_k3s_takes_one_restart(host: Host, cluster: Entrance) -> None:
     """k3s finds NVIDIA's runtime when it starts, and never again once it knows it."""
     host.with_k3s().with_gpu().has("helm")
-    result = up(host, cluster)
+    result = host.up()
     assert result.status == 0, result.told
     assert [line for line in result.changes if line.startswith("systemctl")] == ["systemctl restart k3s"]
     result.order("systemctl restart k3s", "get nodes", "--install nvidia-device-plugin", "--install llm-d")
-    assert up(host, cluster).changes == []
+    assert host.up().changes == []
 
 
 def test_missing_runtime_class_is_made(host: Host, cluster: Entrance) -> None:
     """A k3s without RuntimeClasses gets the one that the workers name."""
-    result = up(host.with_gpu().answers(no_runtime_class=""), cluster)
+    result = host.with_gpu().answers(no_runtime_class="").up()
     assert result.status == 0, result.told
     assert "# applied RuntimeClass nvidia" in result.ran
 
 
 def test_gpu_that_is_offered_already_needs_no_plugin(host: Host, cluster: Entrance) -> None:
     """Under NVIDIA's operator nothing of k3s-up is added."""
-    result = up(host.with_k3s().with_gpu().has("helm").state(gpus="2"), cluster)
+    result = host.with_k3s().with_gpu().has("helm").state(gpus="2").up()
     assert result.status == 0, result.told
     assert not any("install nvidia-device-plugin" in line for line in result.ran)
 
@@ -180,7 +162,7 @@ def test_gpu_that_is_offered_already_needs_no_plugin(host: Host, cluster: Entran
 @pytest.mark.parametrize("version", ["v3.14.0", "v3.20.2", "v4.0.1", "v4.3.1"])
 def test_helm_that_is_there_is_used(host: Host, cluster: Entrance, version: str) -> None:
     """Of Helm 3.14 to 4, with the same arguments: none of them was renamed in Helm 4."""
-    result = up(host.with_k3s().has("helm").answers(helm_version=version), cluster, "--mode", "sim")
+    result = host.with_k3s().has("helm").answers(helm_version=version).up("--mode", "sim")
     assert result.status == 0, result.told
     assert not any("get.helm.sh" in line for line in result.ran)
     assert not any(flag in " ".join(result.ran) for flag in ("--atomic", "--force ", "--rollback-on-failure"))
@@ -188,7 +170,7 @@ def test_helm_that_is_there_is_used(host: Host, cluster: Entrance, version: str)
 
 def test_helm_that_is_too_old_is_left_aside(host: Host, cluster: Entrance) -> None:
     """The pinned one goes into the checkout, not in the place of the old one."""
-    result = up(host.with_k3s().has("helm").answers(helm_version="v3.9.4"), cluster, "--mode", "sim")
+    result = host.with_k3s().has("helm").answers(helm_version="v3.9.4").up("--mode", "sim")
     assert result.status == 0, result.told
     assert "the one here is v3.9.4" in result.told
     assert (host.checkout / ".dev/helm-v4.2.4/helm").exists()
@@ -196,7 +178,7 @@ def test_helm_that_is_too_old_is_left_aside(host: Host, cluster: Entrance) -> No
 
 def test_gateway_route_brings_its_crds_and_gateway(host: Host, cluster: Entrance) -> None:
     """The CRDs first, then agentgateway, then the release behind it."""
-    result = up(host, cluster, "--mode", "sim", "--route", "gateway")
+    result = host.up("--mode", "sim", "--route", "gateway")
     assert result.status == 0, result.told
     result.order(
         "gateway-api/releases/download/v1.5.1/standard-install.yaml",
@@ -207,14 +189,14 @@ def test_gateway_route_brings_its_crds_and_gateway(host: Host, cluster: Entrance
         "--install agentgateway oci://cr.agentgateway.dev/charts/agentgateway --version v1.4.1",
         f"--set router.mode=gateway --set gateway.listenerPort={cluster.server_port}",
     )
-    assert up(host, cluster, "--mode", "sim", "--route", "gateway").changes == []
+    assert host.up("--mode", "sim", "--route", "gateway").changes == []
 
 
 @pytest.mark.parametrize("there", ["v1.6.1", "v1.5.1", "main-dev"])
 def test_crds_are_never_taken_back(host: Host, cluster: Entrance, there: str) -> None:
     """A newer version stays, and one that tells no version."""
     host.state(**{"crd-gateways.gateway.networking.k8s.io": there})
-    result = up(host, cluster, "--mode", "sim", "--route", "gateway")
+    result = host.up("--mode", "sim", "--route", "gateway")
     assert result.status == 0, result.told
     assert not any("standard-install" in line for line in result.ran)
 
@@ -222,9 +204,9 @@ def test_crds_are_never_taken_back(host: Host, cluster: Entrance, there: str) ->
 def test_older_crds_are_brought_up(host: Host, cluster: Entrance) -> None:
     """Of the standard channel; those of the experimental one are left alone."""
     host.state(**{"crd-gateways.gateway.networking.k8s.io": "v1.4.0"})
-    assert any("standard-install" in line for line in up(host, cluster, "--mode", "sim", "--route", "gateway").ran)
+    assert any("standard-install" in line for line in host.up("--mode", "sim", "--route", "gateway").ran)
     host.state(**{"crd-gateways.gateway.networking.k8s.io": "v1.4.0"}).answers(crd_channel="experimental")
-    result = up(host, cluster, "--mode", "sim", "--route", "gateway")
+    result = host.up("--mode", "sim", "--route", "gateway")
     assert not any("standard-install" in line for line in result.ran)
 
 
@@ -243,7 +225,7 @@ def test_cluster_of_the_kubeconfig_gets_llm_d_alone(host: Host, cluster: Entranc
 
 def test_sudo_runs_what_needs_root(host: Host, cluster: Entrance) -> None:
     """A user with sudo gets the same result."""
-    result = up(host.has("helm").answers(user_id="1000"), cluster, "--mode", "sim")
+    result = host.has("helm").answers(user_id="1000").up("--mode", "sim")
     assert result.status == 0, result.told
     assert "  $ sudo --preserve-env=HTTP_PROXY" in result.told
     assert not any("$ sudo curl" in line for line in result.told.splitlines())
@@ -254,7 +236,7 @@ def test_dotenv_keeps_all_other_lines(host: Host, cluster: Entrance) -> None:
     place = host.checkout / ".env"
     place.write_text("# mine\nEXTERNAL_OPENAI_KEY=sk-1\nLLMD_ENDPOINT=http://old\nROUTER_PORT=8001\n")
     place.chmod(0o640)
-    up(host, cluster, "--mode", "sim")
+    host.up("--mode", "sim")
     lines = host.dotenv.splitlines()
     assert lines[:3] == ["# mine", "EXTERNAL_OPENAI_KEY=sk-1", "ROUTER_PORT=8001"]
     assert lines[3:] == [f"LLMD_ENDPOINT=http://127.0.0.1:{cluster.server_port}"]
@@ -263,18 +245,19 @@ def test_dotenv_keeps_all_other_lines(host: Host, cluster: Entrance) -> None:
 
 def test_new_dotenv_is_for_its_owner_alone(host: Host, cluster: Entrance) -> None:
     """Keys will be written into it."""
-    up(host, cluster, "--mode", "sim")
+    host.up("--mode", "sim")
     assert (host.checkout / ".env").stat().st_mode & 0o777 == 0o600
 
 
 def test_token_becomes_a_secret_and_is_shown_nowhere(host: Host, cluster: Entrance) -> None:
     """Not in an argument, not in what is said, not in the log; the second run leaves the Secret alone."""
     token = "hf_abcdefghijklmnopqrstuvwxyz"
-    result = up(host, cluster, "--mode", "sim", HF_TOKEN=token, LLMD_API_KEY="key-of-the-entrance")
+    result = host.up("--mode", "sim", HF_TOKEN=token, LLMD_API_KEY="key-of-the-entrance")
     assert result.status == 0, result.told
     assert "# applied Secret llm-d-hf-token" in result.ran
     everything = result.out + result.told + host.log + "\n".join(result.ran)
-    assert token not in everything and "key-of-the-entrance" not in everything
+    assert token not in everything
+    assert "key-of-the-entrance" not in everything
     assert {bearer for _, bearer in cluster.seen} == {"Bearer key-of-the-entrance"}
-    assert up(host, cluster, "--mode", "sim", HF_TOKEN=token).changes == []
-    assert "# applied Secret llm-d-hf-token" in up(host, cluster, "--mode", "sim", HF_TOKEN="hf_another0123").ran
+    assert host.up("--mode", "sim", HF_TOKEN=token).changes == []
+    assert "# applied Secret llm-d-hf-token" in host.up("--mode", "sim", HF_TOKEN="hf_another0123").ran

@@ -116,7 +116,10 @@ kubectl() {
         "apply --server-side -f -") apply_object ;;
         "apply --server-side -f "*) now_is "crd-$(basename "$4" .yaml)" ;;
         "wait "*) ;;
-        "delete namespace "*) rm -f "$state/namespace-$3" "$state/claim" ;;
+        "delete namespace "*)
+            rm -f "$state/namespace-$3"
+            [ "$3" != llm-d ] || rm -f "$state/claim"
+            ;;
         "delete secret "*) rm -f "$state/secret-$3" ;;
         "delete persistentvolumeclaim/"*) rm -f "$state/claim" ;;
         *) happens "kubectl was asked what nobody answers: $arguments" ;;
