@@ -13,13 +13,16 @@ admin() {
 }
 
 running() {
-  admin GET '/stats?filter=^http\.entrance\.downstream_rq_active$' | sed -n 's/^http\.entrance\.downstream_rq_active: \([0-9]*\).*/\1/p'
+  admin GET '/stats?filter=^http\.entrance\.downstream_rq_active$' |
+    sed -n 's/^http\.entrance\.downstream_rq_active: \([0-9]*\).*/\1/p'
 }
 
 # Not ready any more, and `connection: close` on every answer from now on.
 admin POST /healthcheck/fail >/dev/null
 # Time for Kubernetes to take the pod out of the Service.
 sleep "${SETTLE_SECONDS:-5}"
-while ((SECONDS < $1)) && [[ $(running) != 0 ]]; do
+while ((SECONDS < $1)); do
+  left=$(running)
+  if [[ $left == 0 ]]; then break; fi
   sleep 1
 done
