@@ -27,6 +27,7 @@ from local_agent.types import Phase
 from router.metrics import RouterMetrics
 from router.registry.providers import PROVIDERS, Provider
 from router.settings import RouterSettings
+from scripts.chart_settings import router_chart_schema
 from scripts.chart_values import chart_values_page
 from shared import errors
 from tests.integration.faults.page import faults_page
@@ -260,6 +261,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/faults.md": faults_page,
     "docs/reference/chart-values.md": lambda: chart_values_page(GENERATED),
+    "worker_cluster/chart-router/values.schema.json": router_chart_schema,
     ".env.example": env_example,
 }
 
