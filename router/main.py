@@ -240,7 +240,14 @@ def _discovery(settings: RouterSettings, store: RegistryStore) -> Discovery:
         llmd_every=settings.llmd_refresh_seconds,
         secrets=read_secret,
     )
-    return Discovery(named, store, _asker(settings.transport), read_secret, cluster_every=settings.llmd_refresh_seconds)
+    return Discovery(
+        named,
+        store,
+        _asker(settings.transport),
+        read_secret,
+        cluster_every=settings.llmd_refresh_seconds,
+        shared=settings.database_url is not None,
+    )
 
 
 def _asker(kind: str) -> Asks:

@@ -31,6 +31,8 @@ _SPREAD = 0.2
 """Share of a cluster's pause that chance decides, so that the routers of one cluster do not ask it together."""
 _PATIENCE = 8
 """Looks in a row after which a cluster's model is gone: each asks one worker, and adapters differ between workers."""
+_FORGOTTEN_MS = 180_000
+"""Milliseconds without a look by any router after which a source of a shared registry is nobody's."""
 _REMIND = 60.0
 """Seconds after which a look is written down again although it found nothing new."""
 _REFUSED = (401, 403)
@@ -134,6 +136,7 @@ class Discovery:
         retry: Seconds before a source that failed is asked again.
         probe_every: Seconds between two looks at declared agents, for whether they take `messages`.
         cluster_every: Seconds between two looks at a declared backend that is asked what it serves.
+        shared: Whether other routers have the same registry, and in a rollout sources that this one does not.
         sleep: How time between two looks passes.
         chance: Returns a number in [0, 1), another each time.
         clock: Seconds that pass.
@@ -149,6 +152,7 @@ class Discovery:
         retry: float = _RETRY,
         probe_every: float = _AGENT_EVERY,
         cluster_every: float = _CLUSTER_EVERY,
+        shared: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
@@ -160,6 +164,7 @@ class Discovery:
         self._retry = retry
         self._probe_every = probe_every
         self._cluster_every = cluster_every
+        self._shared = shared
         self._sleep = sleep
         self._chance = chance
         self._clock = clock
@@ -311,7 +316,8 @@ class Discovery:
             for source in asked.keys() - declared:
                 asked.pop(source).cancel()
             named = {source.backend.name for source in (*self._sources, *declared)}
-            for name in await asyncio.to_thread(self._store.forget_discovered, named):
+            since = now_ms() - _FORGOTTEN_MS if self._shared else None
+            for name in await asyncio.to_thread(self._store.forget_discovered, named, since):
                 _log.info("source %s is no longer named", name)
         except StoreError as error:
             self._say("registry", f"failed: {error}", logging.WARNING)

@@ -282,6 +282,21 @@ async def test_run_retries_soon_and_refreshes_later(store: RegistryStore) -> Non
                 await task
 
 
+async def test_run_spares_a_source_of_another_router(store: RegistryStore) -> None:
+    """Where the registry is shared, a source that was looked at just now is another router's."""
+    pauses = Pauses()
+    async with server(Answers({"data": [{"id": "gpt"}]})) as url:
+        secrets = {"EXTERNAL_OPENAI_KEY": "k", "EXTERNAL_OPENAI_BASE_URL": f"{url}/v1"}
+        async with discovery(store, named(secrets), secrets) as theirs:
+            await theirs.look(named(secrets)[0])
+        async with discovery(store, named(), sleep=pauses.sleep, shared=True) as ours:
+            task = asyncio.create_task(ours.run())
+            await pauses.next(lambda seconds: seconds == 5.0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    assert list(catalog_of(store).backends) == ["openai"]
+
+
 async def test_run_forgets_sources_that_are_no_longer_named(store: RegistryStore) -> None:
     """A provider whose key is gone is gone after the next start."""
     answers = Answers({"data": [{"id": "gpt"}]})

@@ -10,7 +10,7 @@ import pytest
 
 from router.registry.manifest import Manifest, parse_manifest
 from router.registry.revision import RevisionReader
-from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel
+from router.registry.rows import Announcement, Beat, FoundBackend, FoundModel, Look
 from router.registry.store import RegistryStore, StoreError
 from router.registry.usage_rows import UsageRow
 from router.types import Price
@@ -105,6 +105,16 @@ def test_forget_discovered_keeps_the_named_and_the_declared(store: RegistryStore
     rows = store.load()
     assert {(row["name"], row["source"]) for row in rows.backends} == {("b", "manifest"), ("local", "discovery")}
     assert {(row["id"], row["origin"]) for row in rows.models} == {("m", ""), ("m", "local")}
+
+
+def test_forget_discovered_spares_what_another_router_looks_at(store: RegistryStore) -> None:
+    """In a rollout the old routers do not know the new ones' sources, nor these theirs."""
+    store.replace_discovered(FoundBackend("openai", "openai", "https://o/v1", "external"), [FoundModel("gpt")])
+    store.note_look(Look("openai", "https://o/v1", "ok", None, 1_000, 1_000))
+    assert store.forget_discovered((), 1_000) == []
+    assert [look.backend for look in store.looks()] == ["openai"]
+    assert store.forget_discovered((), 1_001) == ["openai"]
+    assert store.looks() == ()
 
 
 def test_apply_is_the_whole_declared_state(store: RegistryStore) -> None:
