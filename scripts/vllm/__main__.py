@@ -17,6 +17,7 @@ from scripts.vllm.scenes import ABOUT, GROUPS, play
 __all__ = ["main"]
 
 _RECORDINGS = ROOT / "tests" / "cassettes" / "cluster"
+_WRITTEN = "\nEnvoy is real; what the picker says is written from llm-d's source."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 async def _record(groups: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async for name, exchange in play(Path(folder), *groups):
-            write_exchange(_RECORDINGS / f"{name}.yaml", ABOUT[name], scrubbed(exchange))
+            about = f"{ABOUT[name]}{_WRITTEN}" if name.startswith("picker_") else ABOUT[name]
+            write_exchange(_RECORDINGS / f"{name}.yaml", about, scrubbed(exchange))
             print(f"recorded: {name} ({exchange.status}, {exchange.ends})", flush=True)
 
 
