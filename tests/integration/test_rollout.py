@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from openai import AsyncOpenAI
 
 from tests.router.registry.outcomes import rows
 from tests.support.balancer import Balancer, load_balancer
-from tests.support.postgres import PostgresProcess, postgres
+from tests.support.postgres import PASSWORD, PostgresProcess, own_postgres, postgres
 from tests.support.process import Service, router_process, routerctl
 from tests.support.router import manifest_for
 from tests.support.upstream import ScriptedReply, SeenRequest, chunk, scripted_upstream
 from tests.support.valkey import ValkeyProcess, valkey
 from tests.support.waiting import eventually
 
-__all__ = ["postgres", "valkey"]
+__all__ = ["own_postgres", "postgres", "valkey"]
 
 WORDS = [f"word{number} " for number in range(12)]
 MESSAGES: list[Any] = [{"role": "user", "content": "Hi"}]
@@ -111,16 +111,26 @@ class Fleet:
         self._running: list[tuple[Service, ExitStack]] = []
         self._started = 0
 
-    async def add(self) -> None:
-        """Start a router and wait until it gets traffic."""
+    async def add(self, name: str | None = None) -> Service:
+        """Start a router and wait until it gets traffic; one of an earlier name finds what that one left behind."""
         self._started += 1
-        folder = self._folder / str(self._started)
-        folder.mkdir()
+        folder = self._folder / (name or str(self._started))
+        folder.mkdir(exist_ok=True)
         stack = ExitStack()
         service = await asyncio.to_thread(stack.enter_context, router_process(folder, self._env))
         self._running.append((service, stack))
         self._balancer.add(service.url)
         await eventually(lambda: service.url in self._balancer.ready)
+        return service
+
+    async def crash(self) -> None:
+        """End the oldest router as a crash does, once the load balancer has taken it out."""
+        service, stack = self._running.pop(0)
+        await self._balancer.remove(service.url)
+        self._balancer.ready.remove(service.url)
+        service.process.kill()
+        await asyncio.to_thread(service.process.wait)
+        stack.close()
 
     async def retire(self) -> None:
         """Tell the oldest router to stop, and wait until it has ended."""
@@ -183,6 +193,58 @@ async def test_rollout_costs_no_request_and_no_row(
     assert sorted(row["request_id"] for row in found) == sorted(traffic.ids)
     assert {(row["status"], row["error"], row["completion_tokens"]) for row in found} == {(200, None, len(WORDS))}
     postgres.drop(url)
+
+
+@pytest.mark.timeout(300)
+async def test_database_that_restarts_costs_no_request_and_no_row(
+    own_postgres: PostgresProcess, valkey: ValkeyProcess, tmp_path: Path
+) -> None:
+    """While PostgreSQL is away everything is answered, a router that crashes meanwhile too loses nothing."""
+    url = own_postgres.database()
+    shared = {"DATABASE_URL": url, "REDIS_URL": valkey.url, "ROUTER_AUTH": "required"}
+    async with scripted_upstream(in_pieces) as upstream, fleet(tmp_path, **shared) as (routers, balancer):
+        manifest = tmp_path / "models.yaml"
+        manifest.write_text(manifest_for(upstream.url))
+        await asyncio.to_thread(routerctl, tmp_path, "apply", "-f", str(manifest), env=shared)
+        key = json.loads((await asyncio.to_thread(routerctl, tmp_path, "keys", "create", "--json", env=shared)).stdout)
+        first = await routers.add("first")
+        second = await routers.add("second")
+        traffic = Traffic(balancer.url, key["key"])
+        running = asyncio.ensure_future(traffic.run())
+        try:
+            await _unless(running, traffic.busy)
+            own_postgres.kill()
+            await _unless(running, traffic.busy)
+            async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+
+                async def status(router: Service, key: str) -> int:
+                    headers = {"authorization": f"Bearer {key}"}
+                    return (await client.get(router.url + "/v1/models", headers=headers)).status_code
+
+                assert await status(second, "sk-router-made-elsewhere") == 503
+                traffic.stop()
+                await running
+                await routers.crash()
+                await asyncio.to_thread(own_postgres.start)
+                first = await routers.add("first")
+                made = await asyncio.to_thread(routerctl, tmp_path, "keys", "create", "--json", env=shared)
+                new = json.loads(made.stdout)["key"]
+                for router in (first, second):
+                    await eventually(lambda router=router: _is(status(router, new), 200))  # type: ignore[misc]
+                assert await status(second, "sk-router-made-elsewhere") == 401
+            await eventually(lambda: len(rows(url)) >= len(traffic.ids))
+            with own_postgres.connect() as connection:
+                query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'inference-router'"
+                (connections,) = connection.execute(query).fetchone() or (0,)
+            assert 2 <= connections <= 10
+            assert PASSWORD not in first.output() + second.output()
+        finally:
+            running.cancel()
+    assert sorted(row["request_id"] for row in await asyncio.to_thread(rows, url)) == sorted(traffic.ids)
+
+
+async def _is(status: Awaitable[int], wanted: int) -> bool:
+    return await status == wanted
 
 
 async def _unless(failing: asyncio.Future[None], step: Callable[[], Any]) -> None:
