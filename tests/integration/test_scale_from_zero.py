@@ -104,8 +104,8 @@ async def test_first_token_limit_does_not_cut_a_start_off(tmp_path: Path) -> Non
             pool.queue = True
             asking = asyncio.ensure_future(router.chat(stream=True, headers={"x-router-privacy": "cluster"}))
             await eventually(lambda: pool.waits == 1)
-            late = await router.chat(stream=True, model="silent")
-            assert late.status_code == 504  # the same limit has passed elsewhere
+            for _ in range(2):  # the same limit passes elsewhere, and passes again
+                assert (await router.chat(stream=True, model="silent")).status_code == 504
             assert (asking.done(), pool.asked) == (False, 2)  # whoever asks again goes to the end of the queue
             pool.ready.set()
             assert said(await asking) == TEXT
