@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sqlalchemy import Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import Connection, Table, delete, insert, select, update
 
 from router.registry import announced, schema
 from router.registry.build import build_catalog
@@ -159,12 +159,11 @@ class RegistryStore:
             since: Those that anybody has looked at from this moment on stay too, in milliseconds since the epoch.
         """
         table, looks = schema.backends, schema.looks
-        unseen = looks.c.backend.not_in(list(keep))
         spared = list(keep)
         if since is not None:
-            unseen = and_(unseen, looks.c.looked_at < since)
             with self.database.reading() as connection:
                 spared += connection.execute(select(looks.c.backend).where(looks.c.looked_at >= since)).scalars()
+        unseen = looks.c.backend.not_in(spared)
         gone = select(table.c.name).where(table.c.source == "discovery", table.c.name.not_in(spared))
         with self.database.reading() as connection:
             if not connection.execute(gone).first() and not connection.execute(select(looks).where(unseen)).first():
