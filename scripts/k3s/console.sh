@@ -4,6 +4,8 @@
 # shellcheck disable=SC2034 # each script ends with its own
 readonly NO_GPU=3 UNFIT=4 NO_CLUSTER=5 NO_DEPLOYMENT=6 NO_ANSWER=7
 
+root=() # sudo, where that is needed
+
 program="${program:?the script names itself before it reads its parts}"
 dry_run=no
 log_file=""
@@ -128,9 +130,19 @@ take_lock() {
     echo $$ >"$lock/pid"
 }
 
+# What runs beside this script, to be ended with it: a shell's background commands do not hear Ctrl-C.
+background=""
+end_background() {
+    [ -n "$background" ] || return 0
+    "${root[@]}" kill -TERM "$background" 2>/dev/null || true
+    wait "$background" 2>/dev/null || true
+    background=""
+}
+
 close_console() {
     local status=$?
     trap - EXIT INT TERM
+    end_background
     [ -z "$lock" ] || rm -rf "$lock"
     [ "$dry_run" = yes ] || [ -z "$scratch" ] || rm -rf "$scratch"
     # All that is foreseen ends with 2 or more.

@@ -72,7 +72,7 @@ run_helm() {
     show "$(typed "$@")"
     [ "$dry_run" = no ] || return 0
     "$@" >"$scratch/helm" 2>&1 &
-    local pid=$!
+    background=$!
     while [ -n "$(jobs -rp)" ]; do
         sleep 5
         looks=$((looks + 1))
@@ -81,13 +81,14 @@ run_helm() {
         stuck="$now"
         if [ "$same" -ge 12 ] || [[ "$now" == *CrashLoopBackOff* ]]; then
             say "ends the wait: $(head -n 1 <<<"$now")"
-            "${root[@]}" kill -TERM "$pid" 2>/dev/null || true
+            "${root[@]}" kill -TERM "$background" 2>/dev/null || true
             break
         fi
         [ $((looks % 12)) != 0 ] || say "still at it after $((looks / 12)) min: $(pods_in_words)"
     done
     helm_status=0
-    wait "$pid" || helm_status=$?
+    wait "$background" || helm_status=$?
+    background=""
     redact <"$scratch/helm" >>"$log_file"
 }
 

@@ -45,7 +45,7 @@ explain_unscheduled() {
                     "kubectl get pods --all-namespaces shows who; then $(rerun --set decode.replicas=1)"
                 ;;
             *"Insufficient memory"*) mend "$(rerun --set decode.resources.requests.memory=4Gi) asks for less" ;;
-            *"Insufficient cpu"*) mend "$(rerun --set decode.resources.requests.cpu=2) asks for less" ;;
+            *"Insufficient cpu"*) mend "$(rerun --set decode.resources.requests.cpu=1) asks for less" ;;
             *"disk-pressure"*) mend "free disk space (sudo k3s crictl rmi --prune), then run this again" ;;
             *olume*) mend "kubectl --namespace $namespace describe pvc says more; without a cache: $(rerun --set modelCache.enabled=false)" ;;
             *) mend "kubectl --namespace $namespace describe pod $pod says more" ;;
@@ -103,10 +103,10 @@ explain_crash() {
         mend "$(rerun --set limits.gpuMemoryUtilization=0.85) leaves more aside; if it comes again, limits.maxNumSeqs=64"
     elif [ "$why" = OOMKilled ] || [ "$code" = 137 ]; then
         cause "$container of $pod was killed for the host's memory (exit code $code${why:+, $why}), not the GPU's"
-        if [ "$mode" = cpu ]; then
-            mend "$(rerun --set limits.cpuKvCacheGiB=1)"
+        if [ "$mode" = gpu ]; then
+            mend "$(rerun --set decode.resources.limits.memory=64Gi), if the host has it"
         else
-            mend "$(rerun --set decode.resources.limits.memory=32Gi), if the host has it"
+            mend "$(rerun --set decode.resources.limits.memory=16Gi), if the host has it"
         fi
     elif [[ "$text" =~ GatedRepoError|"gated repo"|"401 Client Error"|"Access to model" ]]; then
         cause "Hugging Face does not give out the model without a token"

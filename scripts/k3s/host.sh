@@ -8,7 +8,6 @@ k3s_bin="$bin_dir/k3s"
 k3s_config="/etc/rancher/k3s/k3s.yaml"
 k3s_marker="$host_root/etc/rancher/k3s/.installed-by-k3s-up"
 
-root=()
 problems=()
 is_remote=no # the cluster of the current kubeconfig, wherever it is
 

@@ -104,7 +104,7 @@ smoke_metrics() {
         pod="$(pod_of "$part")"
         text="$(pod_metrics "$pod" "$at_port")"
         if grep -q "^$sign" <<<"$text"; then
-            say "smoke test: metrics of $part: $(grep -c "^$sign" <<<"$text") values"
+            say "smoke test: metrics of $part: there"
         elif [ "$is_remote" = yes ]; then
             say "smoke test: metrics of $part: not to be read from here"
         else

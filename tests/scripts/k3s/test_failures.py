@@ -121,7 +121,7 @@ def test_crash_is_told_by_what_the_engine_said(host: Host, text: str, cause: str
 
 
 @pytest.mark.parametrize(
-    ("mode", "mend"), [("gpu", "decode.resources.limits.memory=32Gi"), ("cpu", "limits.cpuKvCacheGiB=1")]
+    ("mode", "mend"), [("gpu", "decode.resources.limits.memory=64Gi"), ("cpu", "decode.resources.limits.memory=16Gi")]
 )
 def test_kill_for_host_memory_is_not_called_the_gpus(host: Host, mode: str, mend: str) -> None:
     """Exit code 137 is the kernel's doing; where the log names CUDA, the GPU was it all the same."""
@@ -160,7 +160,7 @@ def test_image_that_does_not_come_ends_the_wait(host: Host, message: str, mend: 
     [
         ("0/1 nodes are available: 1 Insufficient nvidia.com/gpu.", "another pod holds the GPU"),
         ("0/1 nodes are available: 1 Insufficient memory.", "decode.resources.requests.memory=4Gi"),
-        ("0/1 nodes are available: 1 Insufficient cpu.", "decode.resources.requests.cpu=2"),
+        ("0/1 nodes are available: 1 Insufficient cpu.", "decode.resources.requests.cpu=1"),
         ("pod has unbound immediate PersistentVolumeClaims: volume", "modelCache.enabled=false"),
         ("node(s) had untolerated taint {node.kubernetes.io/disk-pressure: }", "free disk space"),
         ("node(s) didn't match Pod's node affinity/selector", "describe pod llm-d-decode-1"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
+from tests.house.tree import ROOT
 from tests.scripts.k3s.entrance import Entrance
 from tests.scripts.k3s.host import Host
 
@@ -36,6 +39,15 @@ def test_help_lists_options_and_exit_statuses(host: Host) -> None:
     assert result.status == 0
     for text in ("--mode MODE", "--route ROUTE", "--dry-run", "--no-install-k3s", "3: no GPU", "7: the smoke test"):
         assert text.replace("7: ", "7: ") in result.out
+
+
+@pytest.mark.parametrize("target", ["k3s-up", "k3s-down"])
+def test_make_passes_its_arguments_on(target: str) -> None:
+    """In K3S_ARGS, as with the other targets that take some."""
+    command = ["make", target, "K3S_ARGS=--help"]
+    reply = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert reply.returncode == 0
+    assert "--dry-run" in reply.stdout
 
 
 def test_all_problems_are_told_at_once(host: Host) -> None:

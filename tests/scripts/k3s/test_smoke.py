@@ -21,8 +21,8 @@ def test_all_steps_are_asked_and_told(host: Host, cluster: Entrance) -> None:
         "chat: answered",
         "stream: whole, with usage",
         "a model that is not there: 404",
-        "metrics of decode: 1 values",
-        "metrics of epp: 1 values",
+        "metrics of decode: there",
+        "metrics of epp: there",
     ):
         assert f"smoke test: {text}" in result.told
     assert cluster.kinds == ["models", "chat", "stream", "bad model"]

@@ -118,6 +118,16 @@ def test_interrupted_run_goes_on_where_it_stopped(host: Host, cluster: Entrance)
     assert (host.root / "etc/rancher/k3s/.installed-by-k3s-up").exists()
 
 
+def test_interrupted_wait_takes_helm_along(host: Host, cluster: Entrance) -> None:
+    """Nothing goes on behind the user's back, and the next run deploys again."""
+    host.with_k3s().has("helm").answers(helm_hangs_llm_d="", wait_is_interrupted="")
+    first = host.up("--mode", "sim")
+    assert first.status == 130
+    assert '"status":"failed"' in (host.world / "state" / "release-llm-d").read_text()
+    second = host.forget("helm_hangs_llm_d").up("--mode", "sim")
+    assert second.status == 0, second.told
+
+
 @pytest.mark.parametrize(
     ("pending", "settled"),
     [
