@@ -59,6 +59,10 @@ test-vllm: setup ## Drive the router with real vLLM behind real Envoy; installs 
 	@$(PYTHON) -m scripts.vllm
 	@TEST_VLLM=1 $(PYTHON) -m pytest -q tests/vllm $(PYTEST_ARGS)
 
+.PHONY: test-docker
+test-docker: setup ## Build the images and try the Compose stack with a real Docker (ten minutes)
+	@TEST_DOCKER=1 $(PYTHON) -m pytest -q -s tests/docker $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: setup ## Run ruff, mypy (strict), black (check mode) and import-linter
 	@$(PYTHON) -m ruff check .

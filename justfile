@@ -41,6 +41,10 @@ test-clients:
 test-vllm:
     @make test-vllm
 
+# Build the images and try the Compose stack with a real Docker (ten minutes)
+test-docker:
+    @make test-docker
+
 # Run ruff, mypy (strict), black (check mode) and import-linter
 lint:
     @make lint
