@@ -164,12 +164,12 @@ explain_waiting() {
 explain_nothing() {
     local text
     text="$(cat "$scratch/helm")"
-    if [ -z "$(containers)" ]; then
-        cause "no pod was made: the chart or the cluster refuses the values; Helm's words above say which"
-        mend "correct --set or --values as they say"
-    elif [[ "$text" == *"another operation"* ]]; then
+    if [[ "$text" == *"another operation"* ]]; then
         cause "another Helm runs on this release"
         mend "wait for it, then run this again"
+    elif [ -z "$(containers)" ]; then
+        cause "no pod was made: the chart or the cluster refuses the values; Helm's words above say which"
+        mend "correct --set or --values as they say"
     else
         cause "none that k3s-up knows; the last lines of what is not ready are below"
     fi

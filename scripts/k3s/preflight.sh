@@ -47,7 +47,7 @@ check_kernel() {
 check_size() {
     local cpus memory disk need_cpus need_memory need_disk place="$host_root/var/lib"
     case "$mode" in
-        gpu) need_cpus=8 need_memory=16 need_disk=60 ;;
+        gpu) need_cpus=4 need_memory=16 need_disk=60 ;;
         cpu) need_cpus=4 need_memory=8 need_disk=25 ;;
         *) need_cpus=2 need_memory=4 need_disk=10 ;;
     esac
@@ -86,6 +86,10 @@ check_ports() {
             fi
             ;;
     esac
+    if systemctl is-active --quiet firewalld 2>/dev/null; then
+        notes+=("firewalld is active; pods reach each other only if it trusts them: firewall-cmd --permanent \
+--zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16, then firewall-cmd --reload")
+    fi
     if listens "$port"; then
         problem "port $port is taken. Free it, or choose another: make k3s-up K3S_ARGS=\"$(arguments_with --port 8080)\""
     fi

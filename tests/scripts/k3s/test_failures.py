@@ -214,6 +214,14 @@ def test_values_that_the_chart_refuses_are_told_by_helm(host: Host) -> None:
     assert "the chart or the cluster refuses the values" in result.told
 
 
+def test_helm_of_somebody_else_is_told(host: Host) -> None:
+    """Both cannot work on one release."""
+    refusal = "Error: UPGRADE FAILED: another operation (install/upgrade/rollback) is in progress"
+    result = deploy(host, helm_fails_llm_d=refusal, containers="")
+    assert result.status == 6
+    assert "CAUSE: another Helm runs on this release" in result.told
+
+
 def test_secret_that_is_missing_is_told(host: Host) -> None:
     """A container that cannot be made names it."""
     row = worker("CreateContainerConfigError", 0, "", "", "secret llm-d-hf-token not found")

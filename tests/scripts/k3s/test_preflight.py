@@ -72,7 +72,7 @@ def test_all_problems_are_told_at_once(host: Host) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "complaint"),
-    [("gpu", "--mode gpu needs 8"), ("cpu", "--mode cpu needs 4"), ("sim", "--mode sim needs 2")],
+    [("gpu", "--mode gpu needs 4"), ("cpu", "--mode cpu needs 4"), ("sim", "--mode sim needs 2")],
 )
 def test_size_follows_the_mode(host: Host, mode: str, complaint: str) -> None:
     """What is enough for the simulator is not for a model."""
@@ -111,6 +111,13 @@ def test_selinux_without_its_policy_is_refused_where_nobody_can_add_it(host: Hos
     assert "SELinux is enforcing and the policy k3s-selinux is missing" in result.told
     told = host.has("dnf").up("--mode", "sim", "--dry-run").told
     assert "note: SELinux is enforcing; k3s's installer adds" in told
+
+
+def test_firewall_that_would_part_the_pods_is_noted(host: Host, cluster: Entrance) -> None:
+    """It is the user's to open; a run goes on."""
+    result = host.state(firewalld="").up("--mode", "sim")
+    assert result.status == 0, result.told
+    assert "note: firewalld is active" in result.told
 
 
 def test_taken_port_is_named_with_another_to_take(host: Host) -> None:

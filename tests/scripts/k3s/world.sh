@@ -196,7 +196,7 @@ case "$me" in
     nvidia-smi) answer gpus "NVIDIA L4, 23034, 550.90.07" && exit "$(answer nvidia-smi-status 0)" ;;
     systemctl)
         case "$1" in
-            is-active) is running ;;
+            is-active) if [ "${!#}" = firewalld ]; then is firewalld; else is running; fi ;;
             start | restart) start_k3s ;;
         esac
         ;;
