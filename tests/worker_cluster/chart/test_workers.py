@@ -235,12 +235,20 @@ def test_disaggregation_puts_a_sidecar_before_decode_alone() -> None:
     (sidecar,) = worker(objects)["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["image"] == "ghcr.io/llm-d/llm-d-router-disagg-sidecar:v0.10.0"
-    assert sidecar["args"] == ["--port=8000", "--kv-connector=nixlv2", "--secure-serving=false"]
+    assert sidecar["args"] == ["--port=8000", "--kv-connector=nixlv2", "--secure-proxy=false"]
     assert sidecar["ports"] == [{"name": "modelserver", "containerPort": 8000}]
     assert engine(objects)["ports"] == [{"name": "engine", "containerPort": 8200}]
     assert "--port=8200" in engine(objects)["args"]
     assert "initContainers" not in worker(objects, "prefill")
     assert engine(objects, "prefill")["ports"] == [{"name": "modelserver", "containerPort": 8000}]
+
+
+@pytest.mark.parametrize("name", ["gpu-pd", "gpu-1"])
+def test_service_of_workers_finds_the_sidecar(name: str) -> None:
+    """Its port is a number, as Services of Kubernetes 1.30 do not look up the ports of sidecars by name."""
+    assert case(name).one("Service", "-workers")["spec"]["ports"] == [
+        {"name": "modelserver", "port": 8000, "targetPort": 8000}
+    ]
 
 
 @pytest.mark.parametrize("role", ["decode", "prefill"])

@@ -196,7 +196,8 @@ container that stays, it is there before the engine and ends behind it.
   args:
     - --port=8000
     - --kv-connector=nixlv2
-    - --secure-serving=false
+    # Plain HTTP, in the sidecar's words; the endpoint picker calls the same --secure-serving.
+    - --secure-proxy=false
   ports:
     - {name: modelserver, containerPort: 8000}
   startupProbe:
