@@ -6,6 +6,7 @@ memory from an address. llm-d trusts whoever reaches it, so what a client says o
 
 from __future__ import annotations
 
+import msgspec
 from msgspec import structs
 
 from router.types import InferenceRequest
@@ -60,7 +61,7 @@ def steers(header: str, *, cluster: bool = False) -> bool:
 def without_steering(request: InferenceRequest) -> InferenceRequest:
     """Return a request without the fields that would steer a cluster; what went is in its `changes`."""
     spans = request.spans
-    smuggled = _EXTRAS in spans and b"_transfer_params" in request.body[slice(*spans[_EXTRAS])]
+    smuggled = _EXTRAS in spans and _smuggles(request.body[slice(*spans[_EXTRAS])])
     if (_FIELDS.isdisjoint(spans) and not smuggled) or is_form(request.content_type):
         return request
     body = request.body
@@ -69,3 +70,11 @@ def without_steering(request: InferenceRequest) -> InferenceRequest:
         body, spans = index_fields(splice(body, [remove_field(body, spans, name)]))
     changes = (*request.changes, *(f"{name} dropped" for name in gone))
     return structs.replace(request, body=body, spans=spans, changes=changes)
+
+
+def _smuggles(extras: bytes | memoryview) -> bool:
+    """Return whether extras name what steers, as their reader sees the names: an escaped underscore is one too."""
+    try:
+        return b"_transfer_params" in msgspec.json.encode(msgspec.json.decode(extras))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return True  # who knows what another reader makes of it

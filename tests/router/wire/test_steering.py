@@ -70,6 +70,22 @@ def test_without_steering_leaves_a_usual_request_as_it_is() -> None:
     assert without_steering(request) is request
 
 
+@pytest.mark.parametrize(
+    "extras",
+    [
+        rb'{"kv\u005ftransfer_params": "x"}',
+        rb'{"\u006bv_transfer\u005fparams": "x"}',
+        rb'[{"ec_transfer\u005Fparams": 1}]',
+        b'{"a": 1e400}',
+    ],
+)
+def test_without_steering_reads_names_as_the_worker_does(extras: bytes) -> None:
+    """A name with escapes is the same name; what cannot be read goes as well."""
+    request = without_steering(chat(json.dumps(CHAT).encode()[:-1] + b', "vllm_xargs": ' + extras + b"}"))
+    assert request.changes == ("vllm_xargs dropped",)
+    assert json.loads(request.body) == CHAT
+
+
 @given(st.sets(st.sampled_from(sorted(STEERING)), min_size=1), st.permutations([*CHAT, *STEERING, "seed", "router"]))
 def test_without_steering_takes_out_just_that(names: set[str], order: list[str]) -> None:
     """Wherever the fields stand, and among whatever spaces, the rest arrives; what went is told."""
