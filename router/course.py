@@ -127,7 +127,6 @@ class Course:
     def _learn(self, candidate: Candidate, error: ServiceError) -> None:
         """Note a failure; raise it where nobody else can mend it."""
         if isinstance(error, PassedOver):
-            self._asking_again.note(candidate, error)
             return
         self._failures.append(error)
         if isinstance(error, ContextLengthExceeded):
@@ -240,7 +239,9 @@ class Course:
         reservation = FREE if aside else desk.limiter.reserve(deployment, tokens)
         if reservation is None:
             self._refusals.append(desk.limiter.refusal(deployment, tokens))
-            raise PassedOver("The deployment is at its limit.")
+            full = PassedOver("The deployment is at its limit.")
+            self._asking_again.note(candidate, full)
+            raise full
         if self._retries is None or not self._waiting:
             self._left -= 1
         begun = desk.clock()
@@ -332,7 +333,7 @@ class Course:
 
 
 class PassedOver(ServiceError):
-    """A candidate that is at its limit, or of which all is noted already; never shown."""
+    """A candidate of which all is noted already, as that it is at its limit; never shown."""
 
 
 def expected_tokens(decision: Decision) -> int:

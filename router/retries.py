@@ -144,7 +144,7 @@ class Retries:
         starts = isinstance(error, UpstreamStarting) and candidate.deployment.backend.tier == "cluster"
         if starts or self.until:
             known = any(candidate is cold for cold, _ in self._cold)
-            if not (known or isinstance(error, UpstreamUnauthorized)):
+            if self._waits and not (known or isinstance(error, UpstreamUnauthorized)):
                 self._cold.append((candidate, True))
             return
         if isinstance(error, UpstreamUnavailable):
@@ -185,7 +185,7 @@ class Retries:
             return None
         candidate, asked = self._cold.pop(0)
         if not self._waits:
-            return None if asked or left <= 0 else candidate
+            return None if left <= 0 else candidate
         now = self._clock()
         if not self.until:
             self._waited = candidate.deployment.backend.name

@@ -14,6 +14,7 @@ from router.dispatch import Committed, Dispatcher
 from router.health import HealthBoard
 from router.interfaces import Reply
 from router.limits.limiter import Limiter
+from router.retries import WaitingRoom
 from router.trail import Trail
 from router.types import (
     Candidate,
@@ -27,7 +28,13 @@ from router.types import (
     Timeouts,
     Wishes,
 )
-from shared.errors import UpstreamOverloaded, UpstreamRejected, UpstreamUnavailable
+from shared.errors import (
+    ContextLengthExceeded,
+    UpstreamOverloaded,
+    UpstreamRejected,
+    UpstreamStarting,
+    UpstreamUnavailable,
+)
 from tests.router.test_dispatch import END, ROLE, WORD, decision_for, request_for, rest
 from tests.support.waiting import eventually
 
@@ -63,6 +70,8 @@ class GatedAdapter:
         self.seen(deployment.id).set()
         if deployment.upstream_model == "fails":
             raise UpstreamUnavailable("down")
+        if deployment.upstream_model == "starts":
+            raise ContextLengthExceeded("too long") if len(self.tried) > 1 else UpstreamStarting("not yet")
         if deployment.upstream_model == "rejects":
             raise UpstreamRejected(422, {"message": "no"})
         return GatedReply(self, deployment, until)
@@ -111,6 +120,7 @@ class Router:
             attempts=attempts,
             limiter=self.limiter,
             hedged=self.told.append,
+            room=WaitingRoom(60, 1),
         )
         self.trail = Trail(time.perf_counter())
 
@@ -355,3 +365,16 @@ async def test_delay_is_the_deployments_own() -> None:
     committed = await router.send(ranked("slow", "answers"), Hedge(1.0))
     await committed.close()
     assert router.told == ["won"]
+
+
+async def test_wait_for_a_cluster_ends_with_what_no_wait_mends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt that a cluster refuses once it has started is not sent again and again to the end of the wait."""
+    for name in ("_FIRST", "_LONGEST", "_LEAST"):
+        monkeypatch.setattr(f"router.retries.{name}", 0.005)
+    router, decision = Router(), ranked("starts")
+    found = decision.ranking[0]
+    place = replace(found.deployment, backend=replace(found.deployment.backend, tier="cluster"))
+    decision = structs.replace(decision, ranking=(structs.replace(found, deployment=place),))
+    with pytest.raises(ContextLengthExceeded):
+        await asyncio.wait_for(router.send(decision, Hedge(1.0, after_ms=10_000)), 20)
+    assert len(router.adapter.tried) == 2

@@ -117,6 +117,14 @@ async def test_request_that_does_not_wait_asks_a_cold_cluster_once(clock: Clock)
     assert clock.pauses == []
 
 
+async def test_request_that_does_not_wait_asks_everybody_who_was_put_off(clock: Clock) -> None:
+    """A cluster that was just found cold does not stand in the way of one that may have started meanwhile."""
+    asked, cold, known = retries(clock, waits=False), candidate(), candidate(name="other")
+    asked.note(cold, STARTING)
+    asked.defer(known)
+    assert await asked.next(1) is known
+
+
 def test_silence_to_the_end_is_a_start_that_lasts(clock: Clock) -> None:
     """Other last words are told as they are."""
     asked, full = retries(clock), UpstreamOverloaded("full")
