@@ -111,6 +111,14 @@ WRONG = {
         ("engine.extraArgs={--max-model-len=131072}",),
         "engine.extraArgs holds --max-model-len, which the chart sets: set limits.maxModelLen in its place.",
     ),
+    "the same argument as vLLM also spells it": (
+        ("engine.extraArgs={--max_model_len 131072}",),
+        "engine.extraArgs holds --max-model-len, which the chart sets: set limits.maxModelLen in its place.",
+    ),
+    "an argument by its short name": (
+        ("engine.extraArgs={-tp=2}",),
+        "engine.extraArgs holds -tp, which the chart sets: set gpu.count in its place.",
+    ),
     "an argument that probes rely on": (
         ("engine.extraArgs={--port=9000}",),
         "engine.extraArgs holds --port, which probes and Services rely on: take it out.",
@@ -132,6 +140,10 @@ WRONG = {
     "a token in plain text": (
         ("engine.extraEnv[0].name=HF_TOKEN,engine.extraEnv[0].value=secret",),
         "engine.extraEnv holds HF_TOKEN in plain text: set secrets.hfToken in its place.",
+    ),
+    "a variable that is set already": (
+        ("engine.extraEnv[0].name=HF_HOME,engine.extraEnv[0].value=/data",),
+        "engine.extraEnv holds HF_HOME, which is set already: take it out.",
     ),
     "two Secrets of keys": (
         (*KEYS, "secrets.routerApiKeys.existingSecret=keys"),

@@ -69,10 +69,11 @@ worker-cluster.validate fails with all of them at once.
       "--lora-modules" "model.loraModules" "--max-model-len" "limits.maxModelLen"
       "--gpu-memory-utilization" "limits.gpuMemoryUtilization" "--kv-cache-dtype" "limits.kvCacheDtype"
       "--max-num-seqs" "limits.maxNumSeqs" "--max-num-queued-reqs" "limits.maxNumQueuedReqs"
-      "--tensor-parallel-size" "gpu.count" "--shutdown-timeout" "engine.shutdownTimeoutSeconds"
+      "--tensor-parallel-size" "gpu.count" "-tp" "gpu.count" "--shutdown-timeout" "engine.shutdownTimeoutSeconds"
       "--kv-transfer-config" "disaggregation.enabled" -}}
 {{- range $values.engine.extraArgs }}
-{{- $flag := regexReplaceAll "[= ].*" . "" }}
+{{- /* vLLM takes --max_model_len for --max-model-len. */}}
+{{- $flag := regexReplaceAll "[= ].*" . "" | replace "_" "-" }}
 {{- if hasKey $owned $flag }}
 - "engine.extraArgs holds {{ $flag }}, which the chart sets: set {{ get $owned $flag }} in its place."
 {{- else if eq $flag "--port" }}
@@ -81,11 +82,15 @@ worker-cluster.validate fails with all of them at once.
 - "engine.extraArgs holds --api-key, which the probes do not know: set secrets.routerApiKeys, so that the entrance asks for keys."
 {{- end }}
 {{- end }}
+{{- $variables := list }}
+{{- range include "worker-cluster.environment" (dict "root" . "role" "decode") | fromYamlArray }}{{ $variables = append $variables .name }}{{ end }}
 {{- range $values.engine.extraEnv }}
 {{- if eq .name "VLLM_API_KEY" }}
 - "engine.extraEnv holds VLLM_API_KEY, which the probes do not know: set secrets.routerApiKeys, so that the entrance asks for keys."
 {{- else if and (eq .name "HF_TOKEN") (hasKey . "value") }}
 - "engine.extraEnv holds HF_TOKEN in plain text: set secrets.hfToken in its place."
+{{- else if gt (len $variables) (add1 (len (without $variables .name))) }}
+- "engine.extraEnv holds {{ .name }}, which is set already: take it out."
 {{- end }}
 {{- end }}
 {{- end -}}
