@@ -86,6 +86,10 @@ def test_misspelt_key_is_refused_by_name(path: str) -> None:
         ("secrets.hfToken.value=token", "'/secrets/hfToken/value': maxLength: got 5, want 0"),
         ("secrets.routerApiKeys.create=true", "'/secrets/routerApiKeys/keys': minItems: got 0, want 1"),
         ("commonLabels.llm-d\\.ai/role=decode", "invalid propertyName 'llm-d.ai/role'"),
+        (
+            "modelCache.accessModes={ReadWriteOncePod}",
+            "'/modelCache/accessModes/0': value must be one of 'ReadWriteOnce', 'ReadWriteMany'",
+        ),
         ("engine.image.digest=latest", "'/engine/image/digest': 'latest' does not match pattern"),
     ],
 )

@@ -194,6 +194,7 @@ def test_wrong_combinations_are_told_all_at_once() -> None:
     ("sets", "told"),
     [
         (("decode.replicas=2",), "workers on different nodes cannot share a ReadWriteOnce volume"),
+        (("gpu.available=2",), "workers on different nodes cannot share a ReadWriteOnce volume"),
         (("autoscaling.mode=keda", "autoscaling.keda.scaleToZero=true"), "the first worker waits 60s at most"),
         (("autoscaling.mode=keda", "metrics.serviceMonitor=false"), "set metrics.serviceMonitor=true"),
         (("limits.maxModelLen=4096",), "is not checked against the memory, as gpu.memoryMiB is unknown: set it"),

@@ -131,7 +131,8 @@ worker-cluster.validate fails with all of them at once.
 - {{ . | quote }}
 {{- end }}
 {{- end }}
-{{- $several := or (gt (int64 $values.decode.replicas) 1) (ne $values.autoscaling.mode "none") $values.disaggregation.enabled -}}
+{{- $surges := contains "maxSurge: 1" (include "worker-cluster.strategy" (dict "root" . "settings" $values.decode)) -}}
+{{- $several := or (gt (int64 $values.decode.replicas) 1) (ne $values.autoscaling.mode "none") $values.disaggregation.enabled $surges -}}
 {{- if and (include "worker-cluster.modelClaim" .) (not $values.modelCache.existingClaim) $several (not (has "ReadWriteMany" $values.modelCache.accessModes)) }}
 - "workers on different nodes cannot share a {{ first $values.modelCache.accessModes }} volume: on more than one node, set modelCache.accessModes={ReadWriteMany} or modelCache.enabled=false."
 {{- end }}
