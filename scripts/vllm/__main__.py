@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"vllm: {error}", file=sys.stderr)
             return 1
         print(f"vllm: {there.folder.name} is ready ({time.monotonic() - began:.0f}s)")
+    there.furnish()
     if options.record:
         asyncio.run(_record(options.only))
     return 0

@@ -68,15 +68,17 @@ class Environment:
         needed = self.folder / "requirements.txt"
         needed.write_text(_run([str(self.python), "-c", _LIST, VLLM.partition("=")[0], *_UNUSED]), encoding="utf-8")
         _run([*pip, "--prefer-binary", "-r", str(needed)])
+        (self.folder / ".ready").write_text(fingerprint(), encoding="utf-8")
+
+    def furnish(self) -> None:
+        """Write the model and its adapter."""
         model.write_model(self.folder / "model")
         model.write_adapter(self.folder / "adapter")
-        (self.folder / ".ready").write_text(fingerprint(), encoding="utf-8")
 
 
 def fingerprint() -> str:
-    """Return what the environment depends on, as a digest."""
-    sources = (Path(__file__), Path(model.__file__))
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    """Return what the environment depends on, as a digest: this file."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 
 
 def _new_enough() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from pathlib import Path
 
 import anthropic
@@ -131,7 +132,7 @@ async def test_text_that_broke_off_is_continued(worker: Engine, tmp_path: Path) 
             events = await there.events()
     assert events[-1] == "[DONE]"
     said, text = text_of(recording("worker_killed_stream").events), text_of(events)
-    assert text == SENTENCE * (len(said) // len(SENTENCE) + 1)
+    assert text == SENTENCE * math.ceil(len(said) / len(SENTENCE))
     (row,) = billed(tmp_path)
     assert row["error"] is None
     assert [attempt["backend"] for attempt in json.loads(row["attempts"])] == ["b0", "b1"]
