@@ -183,6 +183,15 @@ def test_wrong_combination_is_refused(case: str) -> None:
     assert str(refusal.value).splitlines()[1:] == [told]
 
 
+@pytest.mark.parametrize("name", ["my.llm", "1234"])
+def test_release_that_cannot_name_services_is_refused(name: str) -> None:
+    """Helm takes more names than Kubernetes does; with one of its own for the objects, the release may keep it."""
+    with pytest.raises(Refused, match=f"named after the release {name}: set fullnameOverride"):
+        render(CHART, name=name)
+    service = render(CHART, None, "fullnameOverride=llm", name=name).one("Service", "-workers")
+    assert service["metadata"]["labels"]["app.kubernetes.io/instance"] == name
+
+
 def test_wrong_combinations_are_told_all_at_once() -> None:
     """Whoever made two mistakes reads of both."""
     with pytest.raises(Refused) as refusal:

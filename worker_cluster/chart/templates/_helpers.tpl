@@ -19,13 +19,13 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{/* Labels that select the pods of one component; they never change for a release. */}}
 {{- define "worker-cluster.selectorLabels" -}}
 app.kubernetes.io/name: {{ .root.Chart.Name }}
-app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/instance: {{ .root.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{/* Labels that select all workers, whatever their role: what the endpoint picker chooses from. */}}
 {{- define "worker-cluster.poolLabels" -}}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 llm-d.ai/inference-serving: "true"
 {{- end -}}
 

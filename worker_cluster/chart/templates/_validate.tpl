@@ -109,8 +109,11 @@ worker-cluster.validate fails with all of them at once.
 {{- end }}
 {{- end -}}
 
-{{/* The way in. */}}
+{{/* The names of the objects, and the way in. */}}
 {{- define "worker-cluster.problemsOfEntrance" -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" (include "worker-cluster.fullname" .)) }}
+- "Services cannot be named after the release {{ .Release.Name }}: set fullnameOverride to a name of letters, digits and dashes that begins with a letter."
+{{- end }}
 {{- if eq .Values.router.mode "gateway" }}
 {{- if and .Values.gateway.create (not .Values.gateway.className) }}
 - "router.mode=gateway needs gateway.className, for instance agentgateway or istio."
