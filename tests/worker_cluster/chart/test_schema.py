@@ -49,6 +49,8 @@ def test_schema_and_values_know_the_same_keys() -> None:
     for path, schema, values in _sections(SCHEMA, VALUES):
         if isinstance(values, dict) and values and not path.endswith("resources"):
             assert set(schema["properties"]) - UNWRITTEN == set(values), path
+            # A key without a value takes the default away.
+            assert set(schema["required"]) == set(values), path
 
 
 @pytest.mark.parametrize("path", [path for path, _ in SECTIONS])
@@ -98,6 +100,16 @@ def test_wrong_value_is_refused_by_name(expression: str, told: str) -> None:
     with pytest.raises(Refused) as refusal:
         render(CHART, None, expression)
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("limits", "maxModelLen"), ("networkPolicy", "enabled"), ("podSecurity", "runAsUser"), ("router", "epp")],
+)
+def test_key_without_a_value_is_refused_by_name(section: str, key: str) -> None:
+    """`maxModelLen:` with nothing behind it is neither the default nor zero."""
+    with pytest.raises(Refused, match=f"at '/{section}': missing property '{key}'"):
+        render(CHART, None, f"{section}.{key}=null")
 
 
 def test_lint_checks_the_schema() -> None:
