@@ -82,7 +82,6 @@ client="$(docker version --format '{{.Client.Version}}')"
 arguments=(
     --build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}"
     --build-arg "PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}"
-    --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)"
 )
 [ -z "${PIP_INDEX_URL:-}" ] || arguments+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL")
 # Lent to the build, and in no layer.

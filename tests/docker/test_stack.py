@@ -101,8 +101,8 @@ def test_registry_is_in_postgresql(stack: Stack, client: openai.OpenAI) -> None:
     client.chat.completions.create(model="auto", messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
 
     def rows() -> int:
-        query = "SELECT count(*) FROM usage"
-        return int(stack.run("postgres", "psql", "-U", "router", "-Atc", query, "router").stdout)
+        query = "PGPASSWORD=$POSTGRES_PASSWORD psql -U router -Atc 'SELECT count(*) FROM usage' router"
+        return int(stack.run("postgres", "sh", "-c", query).stdout)
 
     until(lambda: rows() > 0, 30)
     assert stack.run("router", "ls", "-A", "data").stdout == ""
@@ -184,8 +184,8 @@ def test_stop_lets_a_stream_end(stack: Stack) -> None:
         for line in reply.iter_lines():
             if line.startswith("data: "):
                 data.append(line)
-            if len(data) == 3:
-                stop.start()
+                if len(data) == 3:
+                    stop.start()
     stop.join()
 
     assert data[-1] == "data: [DONE]"

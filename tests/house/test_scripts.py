@@ -50,7 +50,13 @@ def test_scripts_pass_shellcheck() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
-    [(["--no-such-option"], "unknown option"), (["--only", "nothing"], "--only takes"), (["--only"], "needs")],
+    [
+        (["--no-such-option"], "unknown option"),
+        (["--only", "nothing"], "--only takes"),
+        (["--only"], "needs"),
+        (["--secrets"], "needs"),
+        (["--slim"], "give --only too"),
+    ],
 )
 def test_setup_refuses_what_it_does_not_know(arguments: list[str], complaint: str) -> None:
     """A wrong option changes nothing and is named."""
