@@ -47,8 +47,8 @@ _OUR_ACCOUNT_WORDS = ("credit balance is too low",)
 _OVERLOADED = 529
 _TOO_LONG_CODES = ("context_length_exceeded", "exceed_context_size_error")
 _WAITED_OUT = (408, 504)
-_NO_SUCH_MODEL = re.compile(r"\bmodel\b.*\b(does not exist|not found)\b|^model: ", re.IGNORECASE | re.DOTALL)
-"""vLLM, OpenAI, Ollama; Anthropic."""
+_NO_SUCH_MODEL = re.compile(r"(the )?model\b.*\b(does not exist|not found)\b|model: ", re.IGNORECASE | re.DOTALL)
+"""vLLM, OpenAI, Ollama; Anthropic. From the start: further on may be a client's own words."""
 
 
 def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: bool = False) -> ServiceError:
@@ -79,7 +79,7 @@ def failure(status: int, body: bytes, headers: Mapping[str, str], *, quoted: boo
 
 def endpoint_failure(status: int, body: bytes, headers: Mapping[str, str]) -> ServiceError:
     """Return what `failure` does for an endpoint that not every backend has: without a word, a 404 says just that."""
-    return failure(status, body or b"{}", headers)
+    return failure(status, body if body.strip() else b"{}", headers)
 
 
 def unavailable(status: int, wait: float | None, words: str = "") -> UpstreamUnavailable:
@@ -198,7 +198,7 @@ def _lacks_model() -> UpstreamLacksModel:
 
 def _names_no_model(detail: dict[str, Any]) -> bool:
     """Return whether a 404 says that there is no such model: the router chose the name, so it is no caller's fault."""
-    return detail.get("code") == "model_not_found" or bool(_NO_SUCH_MODEL.search(str(detail.get("message") or "")))
+    return detail.get("code") == "model_not_found" or bool(_NO_SUCH_MODEL.match(str(detail.get("message") or "")))
 
 
 def _names_our_account(detail: dict[str, Any]) -> bool:

@@ -96,6 +96,11 @@ def test_model_that_is_missing_is_nobodys_mistake_but_the_routers(detail: dict[s
     assert isinstance(failure(404, json.dumps({"object": "error", **detail}).encode(), {}), UpstreamLacksModel)
     assert isinstance(failure(404, b" ", {}), UpstreamLacksModel)
     assert isinstance(endpoint_failure(404, b"", {}), UpstreamRejected)
+    assert isinstance(endpoint_failure(404, b"\n", {}), UpstreamRejected)
     other = {"error": {"message": "The item 'x' was not found for this model.", "code": None}}
     assert isinstance(failure(400, json.dumps(other).encode(), {}), UpstreamRejected)
     assert isinstance(failure(404, b'{"detail": "Not Found"}', {}), UpstreamRejected)
+    clients = {"error": {"message": "The file 'my model' does not exist.", "code": None}}
+    assert isinstance(
+        failure(404, json.dumps(clients).encode(), {}), UpstreamRejected
+    )  # or one client rests it for all
