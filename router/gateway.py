@@ -24,9 +24,10 @@ from router.tracing import Tracer
 from router.types import Chunk, Completion, Constraints, Decision, Event, InferenceRequest, Model, Outcome, Policy
 from shared.errors import InvalidRequest, ModelNotFound, ServiceError
 
-__all__ = ["Answer", "CatalogReader", "Gateway"]
+__all__ = ["PATIENCE", "Answer", "CatalogReader", "Gateway"]
 
-
+PATIENCE = 2.0
+"""Seconds that a request with a key or a model that is not in the snapshot waits for the registry."""
 _UNCONSTRAINED = Constraints()
 
 
@@ -43,8 +44,8 @@ class CatalogReader(Protocol):
         """Why the snapshot may be out of date; None while all is well."""
         ...
 
-    async def refresh(self) -> None:
-        """Read the registry again now, if it has changed."""
+    async def refresh(self, patience: float | None = None) -> bool:
+        """Read the registry again now, if it has changed; return whether that worked, within `patience` seconds."""
         ...
 
 
@@ -220,7 +221,7 @@ class Gateway:
         found = catalog.resolve(request.model)
         if found is None:
             # A name that the snapshot does not know may be news: the registry is asked once.
-            await self._catalog.refresh()
+            await self._catalog.refresh(PATIENCE)
             catalog = self._catalog.current
             found = catalog.resolve(request.model)
         target, policy = self._target(request, catalog, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -15,7 +14,7 @@ from router.admission import Doorkeeper
 from router.api.methods import allowed_methods
 from router.delivery.desk import DeliveryDesk
 from router.delivery.pulse import Pulse
-from router.gateway import CatalogReader, Gateway
+from router.gateway import PATIENCE, CatalogReader, Gateway
 from router.health import HealthBoard
 from router.interfaces import StateStore
 from router.outbox import Outbox
@@ -31,8 +30,6 @@ from shared.logs import AccessLog
 
 __all__ = ["Presence", "Services", "Shape", "add_error_handlers", "caller_of", "identify", "services_of"]
 
-_PATIENCE = 2.0
-"""Seconds that a request with an unknown key waits for the registry."""
 Shape = Callable[[Scope], Callable[[ServiceError], tuple[int, bytes]]]
 """How errors are told to the clients of a request's route: as a status and a body."""
 
@@ -95,12 +92,11 @@ async def identify(services: Services, headers: Mapping[str, str]) -> Caller:
     except Unauthenticated:
         if authorization is None:
             raise
-        looking = asyncio.ensure_future(services.catalog.refresh())
-        await asyncio.wait({looking}, timeout=_PATIENCE)
+        looked = await services.catalog.refresh(PATIENCE)
         try:
             return services.doorkeeper.identify(authorization, services.catalog.current)
         except Unauthenticated:
-            if looking.done() and services.catalog.problem is None:
+            if looked:
                 raise
             raise Overloaded(
                 "The API key cannot be checked: the router's registry does not answer. Try again.", retry_after=2

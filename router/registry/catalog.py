@@ -41,6 +41,8 @@ class CatalogSource:
         self._interval = interval
         self._sleep = sleep
         self._turn = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
+        """The look that waits for its turn."""
         self._seen: Stamp | None = None
         self._known: str | None = None
         self._watch = Watch(store.trace)
@@ -50,9 +52,27 @@ class CatalogSource:
         self.problem: str | None = None
         """Why `current` may be out of date, in a sentence; None while all is well."""
 
-    async def refresh(self) -> None:
-        """Look at the registry now; never raises."""
+    async def refresh(self, patience: float | None = None) -> bool:
+        """Look at the registry now; never raises.
+
+        Whoever comes before a look has begun shares it: one that hangs holds up two looks, and not as many as there
+        are requests.
+
+        Args:
+            patience: Seconds to wait for the look, which goes on; None: until it is over.
+
+        Returns:
+            Whether it is over and all is well.
+        """
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._look())
+        looking = self._next
+        await asyncio.wait({looking}, timeout=patience)
+        return looking.done() and self.problem is None
+
+    async def _look(self) -> None:
         async with self._turn:
+            self._next = None
             problem = await asyncio.to_thread(self._read)
             if problem is not None and problem != self.problem:
                 _log.warning("the registry's last good state stays in force", extra={"fields": {"reason": problem}})

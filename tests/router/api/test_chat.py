@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,19 @@ def assert_openai_error(answer: httpx.Response, code: str | None, param: str | N
     assert error["code"] == code
     assert error["param"] == param
     return error
+
+
+async def test_chat_waits_for_no_registry_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that the snapshot does not know may be news, but not for longer than a moment."""
+    gate = threading.Event()
+    async with live_router(tmp_path) as router:
+        monkeypatch.setattr("router.gateway.PATIENCE", 0.01)
+        monkeypatch.setattr("router.registry.store.RegistryStore.stamp", lambda _store: gate.wait())
+        try:
+            unknown = await asyncio.wait_for(router.chat(model="nope"), 20)
+        finally:
+            gate.set()
+    assert_openai_error(unknown, "model_not_found", "model")
 
 
 async def test_chat_refuses_unknown_models_paths_methods_and_sizes(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from router.registry.catalog import CatalogSource
 from router.registry.manifest import parse_manifest
 from router.registry.revision import Stamp, Trace
 from router.registry.store import RegistryStore, open_store
+from tests.support.waiting import eventually
 
 MANIFEST = 'models: [{id: m, aliases: [x]}]\nbackends: [{name: b, dialect: openai, base_url: "http://h", tier: local}]'
 
@@ -37,6 +39,27 @@ async def test_refresh_follows_the_registry(store: RegistryStore, path: Path) ->
     await source.refresh()
     assert source.current.caller(made.key) is not None
     assert first.caller(made.key) is None
+
+
+async def test_refresh_is_shared_by_all_who_wait_for_a_registry_that_hangs(store: RegistryStore) -> None:
+    """However many ask for it, there is one look under way and one behind it, and nobody waits longer than told."""
+    gate, looks = threading.Event(), 0
+
+    class Hanging(RegistryStore):
+        def stamp(self) -> Stamp:
+            nonlocal looks
+            looks += 1
+            gate.wait()
+            return super().stamp()
+
+    source = CatalogSource(Hanging(store.database))
+    assert not await source.refresh(0)
+    await eventually(lambda: looks == 1)
+    waiting = [asyncio.ensure_future(source.refresh()) for _ in range(20)]
+    assert not await source.refresh(0)
+    gate.set()
+    assert all(await asyncio.gather(*waiting))
+    assert looks == 2
 
 
 async def test_refresh_keeps_the_last_state_while_the_file_is_away(
