@@ -17,6 +17,7 @@ from scripts.vllm.__main__ import main
 from scripts.vllm.environment import Environment
 from scripts.vllm.exchange import Ask, Exchange, converse, read_exchange, scrubbed, write_exchange
 from scripts.vllm.model import SENTENCE, write_adapter, write_model
+from tests.support.properties import text
 from tests.support.upstream import ScriptedReply, SeenRequest, scripted_upstream
 
 ASK = Ask("/v1/chat/completions", {"model": "m", "messages": []}, {"x-request-id": "r"})
@@ -46,7 +47,7 @@ def test_adapter_fits_the_model(tmp_path: Path) -> None:
         assert not any(tensors.get_tensor(name).any() for name in names)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=40) | st.text(min_size=1, max_size=40).map(str.encode), max_size=6))
+@given(st.lists(st.binary(min_size=1, max_size=40) | text.map(str.encode), max_size=6))
 def test_exchange_is_read_as_it_was_written(chunks: list[bytes]) -> None:
     """Whatever a chunk holds, cut characters and strange ones included."""
     exchange = Exchange(ASK, 200, CHUNKED, tuple(chunks), "closed")
