@@ -22,7 +22,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from router.registry.rows import Row, Rows
+from router.registry.rows import ASKED, Row, Rows
 from router.registry.snapshot import BUILT_IN_POLICIES, Catalog, InvalidCatalog, expand
 from router.types import (
     Backend,
@@ -122,7 +122,8 @@ def _backends(rows: Rows) -> _Backends:
         name, url = row["name"], same_url(row["base_url"])
         place = (row["source"], name)
         if rank(row) >= 0 and url in by_url:
-            result.canonical[place] = by_url[url]
+            asked = name.removeprefix(ASKED)  # another declared backend at this URL may have another key
+            result.canonical[place] = asked if asked != name and asked in result.by_name else by_url[url]
         elif name in result.by_name:
             result.canonical[place] = None
         else:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, delete, insert
 
 from router.registry import schema
 from router.registry.manifest import DeploymentSpec, Manifest, ModelSpec, plain
-from router.registry.rows import FoundBackend, Row, Rows
+from router.registry.rows import ASKED, FoundBackend, Row, Rows
 
 __all__ = ["Change", "changes_between", "manifest_of", "no_longer_asked", "to_be_asked", "write_manifest"]
 
@@ -169,14 +169,10 @@ def write_manifest(connection: Connection, manifest: Manifest, before: Rows, now
     )
 
 
-_ASKED = "declared:"
-"""How the name begins under which is kept what a declared backend lists; no declared name can."""
-
-
 def to_be_asked(row: Row) -> FoundBackend:
     """Return a declared backend's row as the found backend that what it lists belongs to: the same place."""
     return FoundBackend(
-        name=_ASKED + row["name"],
+        name=ASKED + row["name"],
         dialect=row["dialect"],
         base_url=row["base_url"],
         tier=row["tier"],
@@ -187,11 +183,11 @@ def to_be_asked(row: Row) -> FoundBackend:
 
 def no_longer_asked(before: Rows, manifest: Manifest) -> list[str]:
     """Return the names of found backends that a manifest's backends no longer stand behind."""
-    asked = {(_ASKED + item.name, item.base_url) for item in manifest.backends if item.discover}
+    asked = {(ASKED + item.name, item.base_url) for item in manifest.backends if item.discover}
     return [
         row["name"]
         for row in before.backends
-        if row["name"].startswith(_ASKED) and (row["name"], row["base_url"]) not in asked
+        if row["name"].startswith(ASKED) and (row["name"], row["base_url"]) not in asked
     ]
 
 

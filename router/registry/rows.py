@@ -10,6 +10,7 @@ from typing import Any, Literal
 from router.types import Dialect, Price, Tier
 
 __all__ = [
+    "ASKED",
     "Announcement",
     "Beat",
     "FoundBackend",
@@ -25,6 +26,8 @@ __all__ = [
 
 Row = Mapping[str, Any]
 Source = Literal["manifest", "discovery", "agent"]
+ASKED = "declared:"
+"""How the name begins under which is kept what a declared backend lists; no declared name can."""
 LookState = Literal["ok", "empty", "failed"]
 """What a look at a source found: a list, nobody there to make one, or a failure."""
 

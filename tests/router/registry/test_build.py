@@ -154,6 +154,21 @@ backends:
     assert catalog.models["gpt"].deployments[0].backend.timeouts.idle == 3
 
 
+def test_what_a_declared_backend_lists_is_asked_for_with_its_key(store: RegistryStore) -> None:
+    """Two declared backends may be one address with two keys; what one lists is not asked for with the other's."""
+    store.apply(
+        parse_manifest(
+            "backends:\n"
+            "  - {name: a, dialect: openai, base_url: 'http://c', tier: cluster, api_key_env: KEY_A}\n"
+            "  - {name: b, dialect: openai, base_url: 'http://c', tier: cluster, api_key_env: KEY_B, discover: true}\n"
+        )
+    )
+    (source,) = store.declared_sources()
+    store.replace_discovered(source, [FoundModel("found")])
+    (place,) = build_catalog(store.load()).models["found"].deployments
+    assert (place.id, place.backend.api_key_env) == ("found@b", "KEY_B")
+
+
 def test_a_declared_backend_hides_a_discovered_one_of_its_name(store: RegistryStore) -> None:
     """Elsewhere under the same name is another place: what was found there is out of sight."""
     store.replace_discovered(OPENAI, [FoundModel("gpt")])
