@@ -197,7 +197,7 @@ class Discovery:
             every *= 1 + _SPREAD * (self._chance() - 0.5)
         # A key that is refused is still refused in two seconds, and providers count such tries.
         refused = isinstance(failure, Refused) and failure.status in _REFUSED
-        return every if failure is None or refused or _is_empty(failure) else min(self._retry, every)
+        return every if failure is None or refused or _is_empty(source, failure) else min(self._retry, every)
 
     async def _look(self, source: Source) -> Exception | None:
         name = source.backend.name
@@ -224,7 +224,7 @@ class Discovery:
     async def _failed(self, source: Source, error: Exception) -> None:
         """Say that a look failed, and keep what is known; a cluster is known although it has never listed anything."""
         name = source.backend.name
-        if _is_empty(error):
+        if _is_empty(source, error):
             state, detail, level = _EMPTY, "it has no workers yet", logging.INFO
         else:
             state, detail, level = _FAILED, _reason(error), logging.WARNING
@@ -356,9 +356,9 @@ def _read(body: bytes, kind: ListingKind, provider: Provider | None) -> tuple[tu
     return read_listing(payload, kind, datetime.now(timezone.utc), provider), next_page(payload)
 
 
-def _is_empty(error: Exception) -> bool:
+def _is_empty(source: Source, error: Exception) -> bool:
     """Return whether a cluster says that it has no workers: it answers, and has scaled to zero or not started yet."""
-    if not isinstance(error, Refused):
+    if source.kind != "cluster" or not isinstance(error, Refused):
         return False
     dropped = error.headers.get("x-llm-d-request-dropped-reason", "")
     return (

@@ -201,7 +201,15 @@ async def test_look_reads_a_list_to_its_end(store: RegistryStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "status"), [({"error": "x"}, 500), ({}, 200), (b"<html>", 200), ({"data": 3}, 200), ({}, 401)]
+    ("body", "status"),
+    [
+        ({"error": "x"}, 500),
+        ({"error": "no pods available"}, 500),
+        ({}, 200),
+        (b"<html>", 200),
+        ({"data": 3}, 200),
+        ({}, 401),
+    ],
 )
 async def test_look_keeps_what_it_knew_through_failure(
     store: RegistryStore, caplog: pytest.LogCaptureFixture, body: Any, status: int
