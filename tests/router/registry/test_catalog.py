@@ -43,23 +43,23 @@ async def test_refresh_follows_the_registry(store: RegistryStore, path: Path) ->
 
 async def test_refresh_is_shared_by_all_who_wait_for_a_registry_that_hangs(store: RegistryStore) -> None:
     """However many ask for it, there is one look under way and one behind it, and nobody waits longer than told."""
-    gate, looks = threading.Event(), 0
+    gate, asked = threading.Event(), 0
 
     class Hanging(RegistryStore):
         def stamp(self) -> Stamp:
-            nonlocal looks
-            looks += 1
+            nonlocal asked
+            asked += 1
             gate.wait()
             return super().stamp()
 
     source = CatalogSource(Hanging(store.database))
     assert not await source.refresh(0)
-    await eventually(lambda: looks == 1)
+    await eventually(lambda: asked == 1)
     waiting = [asyncio.ensure_future(source.refresh()) for _ in range(20)]
     assert not await source.refresh(0)
     gate.set()
     assert all(await asyncio.gather(*waiting))
-    assert looks == 2
+    assert asked == 2
 
 
 async def test_refresh_keeps_the_last_state_while_the_file_is_away(
