@@ -154,16 +154,17 @@ ask() { curl --silent --show-error --fail-with-body --max-time 120 --header @<(k
 key() { [ -z "${ROUTER_KEY:-}" ] || printf 'authorization: Bearer %s\n' "$ROUTER_KEY"; }
 chat() {
     ask --no-buffer "$url/v1/chat/completions" --header 'content-type: application/json' --header 'x-router-cache: off' \
-        --data "{\"model\": \"auto\", \"temperature\": 0, \"max_tokens\": 32, \"stream\": $1,
+        --data "{\"model\": \"auto-local\", \"temperature\": 0, \"max_tokens\": 32, \"stream\": $1,
                  \"messages\": [{\"role\": \"user\", \"content\": \"What is the capital of France?\"}]}"
 }
 refused() { failed router "did not answer as it should ($1: ${2:-no answer})"; }
 
-say "waiting for a model at $url/v1/models"
+# The agent announces itself within seconds, also to a router that was away.
+say "waiting for the agent's model at $url/v1/models/auto-local"
 began=$SECONDS
-until models="$(ask "$url/v1/models")" && grep -q '"local_' <<<"$models"; do
-    [ $((SECONDS - began)) -lt "$patience" ] || refused "no model of the agent's after $patience seconds" "$models"
+until models="$(ask "$url/v1/models/auto-local")" && grep -q '"available": \{0,1\}true' <<<"$models"; do
     [[ "$models" != *'"error"'* ]] || refused models "$models"
+    [ $((SECONDS - began)) -lt "$patience" ] || refused "no model of the agent's after $patience seconds" "$models"
     sleep 1
 done
 answer="$(chat false)" && [[ "$answer" == *'"content"'* ]] || refused chat "$answer"

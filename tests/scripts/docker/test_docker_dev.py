@@ -9,6 +9,7 @@ import pytest
 
 from tests.scripts.docker.stage import Reply, Stage
 
+READY = '{"id":"auto-local","available":true}'
 ANSWER = '{"choices": [{"message": {"content": "Paris."}}]}'
 STREAM = 'data: {"choices": [{"delta": {"content": "Paris."}}]}\n\ndata: [DONE]\n'
 
@@ -24,7 +25,7 @@ def stage(tmp_path: Path) -> Stage:
     stage.says("docker", "^compose port agent", "127.0.0.1:5000")
     stage.says("docker", "^compose port prometheus", "127.0.0.1:9090")
     stage.says("docker", "^compose port grafana", "127.0.0.1:3000")
-    stage.says("curl", "/v1/models", '{"data": [{"id": "local_some-model"}]}')
+    stage.says("curl", "/v1/models", READY)
     stage.says("curl", '"stream": false', ANSWER)
     stage.says("curl", '"stream": true', STREAM)
     stage.says("curl", "/readyz", '{"status": "ok"}')
@@ -49,7 +50,7 @@ def test_stack_is_built_started_and_tried(stage: Stage) -> None:
     assert reply.lines().index(ups[0]) > reply.lines().index(reply.one("build --file router").line)
     asked = [re.findall(r"http://\S+", line)[0] for line in reply.lines("curl")]
     base = "http://127.0.0.1:8000"
-    assert asked == [f"{base}/v1/models", *[f"{base}/v1/chat/completions"] * 2, f"{base}/readyz"]
+    assert asked == [f"{base}/v1/models/auto-local", *[f"{base}/v1/chat/completions"] * 2, f"{base}/readyz"]
     for told in ("Paris.", "in 1 events", '"status": "ok"', f"{base}/v1", f"{base}/docs", "http://127.0.0.1:5000"):
         assert told in reply.text
     assert "Prometheus" not in reply.text
@@ -194,12 +195,13 @@ def test_wait_has_an_end(stage: Stage) -> None:
 
 
 def test_model_is_waited_for(stage: Stage) -> None:
-    """The agent announces itself a moment after it is well."""
-    stage.says("curl", "/v1/models", '{"data": []}', '{"data": []}', '{"data": [{"id": "local_some-model"}]}')
+    """The agent announces itself a moment after it is well, and again to a router that was away."""
+    away = '{"id":"auto-local","available":false,"reason":"the agent has missed three heartbeats"}'
+    stage.says("curl", "/v1/models", away, away, READY)
     reply = stage.run()
 
     assert reply.status == 0, reply.text
-    assert len([line for line in reply.lines("curl") if line.endswith("/v1/models")]) == 3
+    assert len([line for line in reply.lines("curl") if line.endswith("/v1/models/auto-local")]) == 3
 
 
 @pytest.mark.parametrize(
