@@ -73,20 +73,20 @@ esac
 
 # --- build ---------------------------------------------------------------------------------------
 
-# Version 23 builds with BuildKit alone, which distributions package by itself.
-export DOCKER_BUILDKIT=1
-client="$(docker version --format '{{.Client.Version}}')"
-[ "${client%%.*}" -lt 23 ] || docker buildx version >/dev/null 2>&1 ||
-    die "Docker's buildx is not installed (Debian: apt install docker-buildx; https://docs.docker.com/go/buildx/)."
-
 arguments=(
     --build-arg "BASE_IMAGE=${BASE_IMAGE:-python:3.11-slim-bookworm}"
     --build-arg "PIP_EXTRA_INDEX_URL=${PIP_EXTRA_INDEX_URL-https://download.pytorch.org/whl/cpu}"
 )
 [ -z "${PIP_INDEX_URL:-}" ] || arguments+=(--build-arg "PIP_INDEX_URL=$PIP_INDEX_URL")
-# Lent to the build, and in no layer.
-[ -z "${PIP_CONFIG_FILE:-}" ] || arguments+=(--secret "id=index,src=$PIP_CONFIG_FILE")
-[ -z "${PIP_CERT:-}" ] || arguments+=(--secret "id=ca,src=$PIP_CERT")
+# Lent to the build for as long as it takes; no image has them.
+lend() {
+    [ -n "$2" ] || return 0
+    (umask 077 && mkdir -p .pip-lent && cp -- "$2" ".pip-lent/$1") || die "$3=$2 cannot be read."
+}
+rm -rf .pip-lent
+trap 'rm -rf .pip-lent' EXIT
+lend index "${PIP_CONFIG_FILE:-}" PIP_CONFIG_FILE
+lend ca "${PIP_CERT:-}" PIP_CERT
 
 build() {
     say "building the image of $1"
@@ -95,6 +95,7 @@ build() {
 }
 [ -n "${AGENT_IMAGE:-}" ] || build agent local_agent inference-router/local-agent:dev
 [ -n "${ROUTER_IMAGE:-}" ] || build router router inference-router/router:dev
+rm -rf .pip-lent
 
 # --- start and wait ------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh                                  .venv with both services and all tools
 #   scripts/setup.sh --only router --venv /opt/venv   one service alone, not editable, no tools
-#     --secrets FOLDER   may hold `index`, a pip.conf, and `ca`, certificates to trust; neither is kept
+#     --lent FOLDER      may hold `index`, a pip.conf, and `ca`, certificates to trust
 #     --slim             takes out what only installs and compiles; nothing can be added afterwards
 #
 # PYTHON=/path/to/python chooses the interpreter of a new environment.
@@ -13,13 +13,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 only=""
 venv=".venv"
-secrets=""
+lent=""
 slim=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --only) only="${2:?--only needs router or local-agent}"; shift 2 ;;
         --venv) venv="${2:?--venv needs a folder}"; shift 2 ;;
-        --secrets) secrets="${2:?--secrets needs a folder}"; shift 2 ;;
+        --lent) lent="${2:?--lent needs a folder}"; shift 2 ;;
         --slim) slim=yes; shift ;;
         -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *) echo "setup: unknown option $1 (see --help)" >&2; exit 2 ;;
@@ -29,8 +29,8 @@ done
 say() { printf 'setup: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 [ -z "$slim" ] || [ -n "$only" ] || die "--slim is for one service: give --only too."
-[ ! -r "$secrets/index" ] || export PIP_CONFIG_FILE="$secrets/index"
-[ ! -r "$secrets/ca" ] || export PIP_CERT="$secrets/ca"
+[ ! -r "$lent/index" ] || export PIP_CONFIG_FILE="$lent/index"
+[ ! -r "$lent/ca" ] || export PIP_CERT="$lent/ca"
 
 case "$only" in
     "") packages=(-e '.[local-agent,embedded-redis,redis]' -r requirements-dev.txt) ;;

@@ -17,7 +17,7 @@ __all__ = ["ROOT", "Stack", "docker", "until"]
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run Docker to its end."""
-    environment = {**os.environ, "DOCKER_BUILDKIT": "1"}  # noqa: TID251 - Docker's own variables
+    environment = {**os.environ, "BUILDKIT_PROGRESS": "plain"}  # noqa: TID251 - Docker's own variables
     done = subprocess.run(["docker", *arguments], env=environment, capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
     return done

@@ -92,8 +92,8 @@ def test_image_holds_the_service_and_no_more(stack: Stack, service: str, image: 
     assert stack.run(service, "sh", "-c", "command -v gcc make git", check=False).stdout == ""
     history = docker("history", "--no-trunc", image).stdout
     assert "index" not in history.replace("inference", "")
-    assert "/run/secrets" not in history
-    left = stack.run(service, "sh", "-c", "ls -A /run/secrets /root/.cache /src 2>/dev/null", check=False).stdout
+    assert "/lent" not in history
+    left = stack.run(service, "sh", "-c", "ls -A /lent /root/.cache /src 2>/dev/null", check=False).stdout
     assert left == ""
 
 
@@ -149,16 +149,26 @@ def test_source_change_reuses_the_dependencies(stack: Stack, tmp_path: Path) -> 
     given = {"PIP_EXTRA_INDEX_URL": "https://download.pytorch.org/whl/cpu"} | stack.settings
     names = ("BASE_IMAGE", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
     flags = [flag for name in names if name in given for flag in ("--build-arg", f"{name}={given[name]}")]
-    for secret, name in (("index", "PIP_CONFIG_FILE"), ("ca", "PIP_CERT")):
+    for file, name in (("index", "PIP_CONFIG_FILE"), ("ca", "PIP_CERT")):
         if name in given:
-            flags += ["--secret", f"id={secret},src={given[name]}"]
-    built = docker("build", "--progress", "plain", *flags, "--file", str(tmp_path / "router/Dockerfile"), str(tmp_path))
-    said = built.stderr + built.stdout
+            (tmp_path / ".pip-lent").mkdir(exist_ok=True)
+            shutil.copy(given[name], tmp_path / ".pip-lent" / file)
+            (tmp_path / ".pip-lent" / file).chmod(0o600)  # as `docker_dev.sh` leaves it: a mode is part of a layer
+    built = docker("build", *flags, "--file", str(tmp_path / "router/Dockerfile"), str(tmp_path))
+    cached = _cached_runs(built.stderr + built.stdout)
+    (dependencies,) = (was for step, was in cached.items() if "setup.sh" in step and not step.endswith("--slim"))
+    (code,) = (was for step, was in cached.items() if step.endswith("--slim"))
+    assert dependencies
+    assert not code
+
+
+def _cached_runs(said: str) -> dict[str, bool]:
+    """Return the RUN steps that a build speaks of, and whether each came from the cache; as both builders put it."""
     steps = re.findall(r"^#(\d+) \[build [^\]]*\] RUN (.*)$", said, flags=re.MULTILINE)
-    (dependencies,) = {number for number, step in steps if not step.endswith("--slim")}
-    (code,) = {number for number, step in steps if step.endswith("--slim")}
-    assert re.search(rf"^#{dependencies} CACHED$", said, flags=re.MULTILINE)
-    assert not re.search(rf"^#{code} CACHED$", said, flags=re.MULTILINE)
+    if steps:
+        return {step: f"\n#{number} CACHED" in said for number, step in steps}
+    told = re.findall(r"^Step \S+ : RUN (.*)\n ---> (.*)$", said, flags=re.MULTILINE)
+    return {step: after == "Using cache" for step, after in told}
 
 
 def test_stop_lets_a_stream_end(stack: Stack) -> None:

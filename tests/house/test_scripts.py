@@ -54,7 +54,7 @@ def test_scripts_pass_shellcheck() -> None:
         (["--no-such-option"], "unknown option"),
         (["--only", "nothing"], "--only takes"),
         (["--only"], "needs"),
-        (["--secrets"], "needs"),
+        (["--lent"], "needs"),
         (["--slim"], "give --only too"),
     ],
 )

@@ -14,7 +14,7 @@ from tests.house.tree import ROOT
 __all__ = ["Call", "Reply", "Stage"]
 
 _TOOLS = (
-    *("bash", "basename", "cat", "dirname", "env", "grep", "mkdir", "mktemp", "od"),
+    *("bash", "basename", "cat", "cp", "dirname", "env", "grep", "mkdir", "mktemp", "od"),
     *("printf", "rm", "sed", "tail", "tar", "tr"),
 )
 _PROGRAM = """\

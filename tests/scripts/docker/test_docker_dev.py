@@ -102,17 +102,6 @@ def test_old_compose_does_too(stage: Stage) -> None:
     assert "up --detach --no-build redis" in reply.lines("docker-compose")
 
 
-def test_missing_buildx_is_named(stage: Stage) -> None:
-    """A Docker that cannot build is told from one that can before it says something less clear."""
-    stage.says("docker", "^version", "28.2.2")
-    stage.says("docker", "^buildx", status=1)
-    reply = stage.run()
-
-    assert reply.status == 1
-    assert "buildx is not installed" in reply.text
-    assert _nothing_was_started(reply)
-
-
 @pytest.mark.parametrize(
     ("arguments", "profiles", "told"),
     [(["--up"], "", "unknown option --up"), ([], "postgres mysql", "unknown profile mysql")],
@@ -264,16 +253,30 @@ def test_env_file_reaches_the_router(stage: Stage) -> None:
     assert "sk-secret" not in reply.text
 
 
-def test_index_and_certificates_are_lent_to_the_builds(stage: Stage) -> None:
-    """A network's own index goes in as secrets, which no layer keeps; an empty extra index stays empty."""
+def test_index_and_certificates_are_lent_to_the_builds(stage: Stage, tmp_path: Path) -> None:
+    """A network's own index lies in the context while the images are built; an empty extra index stays empty."""
+    config, certificates = tmp_path / "pip.conf", tmp_path / "ca.pem"
+    config.write_text("[global]\n")
+    certificates.write_text("trusted\n")
+    stage.install("docker", '[ "$1" != build ] || { [ -s .pip-lent/index ] && [ -s .pip-lent/ca ]; } || exit 9')
     reply = stage.run(
-        PIP_CONFIG_FILE="/etc/pip.conf", PIP_CERT="/etc/ca.pem", PIP_EXTRA_INDEX_URL="", BASE_IMAGE="mine"
+        PIP_CONFIG_FILE=str(config), PIP_CERT=str(certificates), PIP_EXTRA_INDEX_URL="", BASE_IMAGE="mine"
     )
 
-    for line in reply.lines():
-        if line.startswith("build"):
-            assert "--secret id=index,src=/etc/pip.conf --secret id=ca,src=/etc/ca.pem" in line
-            assert "--build-arg BASE_IMAGE=mine --build-arg PIP_EXTRA_INDEX_URL= " in line
+    assert reply.status == 0, reply.text
+    builds = [line for line in reply.lines() if line.startswith("build")]
+    assert len(builds) == 2
+    assert all("--build-arg BASE_IMAGE=mine --build-arg PIP_EXTRA_INDEX_URL= " in line for line in builds)
+    assert not (stage.root / ".pip-lent").exists()
+
+
+def test_missing_pip_configuration_is_named(stage: Stage) -> None:
+    """A file that is to be lent and is not there is told by its variable."""
+    reply = stage.run(PIP_CONFIG_FILE="/nowhere/pip.conf")
+
+    assert reply.status == 1
+    assert "PIP_CONFIG_FILE=/nowhere/pip.conf cannot be read." in reply.text
+    assert _nothing_was_started(reply)
 
 
 def test_given_images_are_not_built(stage: Stage) -> None:
