@@ -107,6 +107,8 @@ _OF_A_WORKER: tuple[Scene, ...] = (
 )
 _LONGEST: dict[str, Any] = {"max_tokens": 4000, "ignore_eos": True}
 """Makes an answer of some seconds: the model starts its sentence over and over."""
+_GRACE = 30
+"""Seconds that a worker has to stop."""
 _REASON = "x-llm-d-request-dropped-reason"
 
 
@@ -176,17 +178,24 @@ async def _well(folder: Path) -> Told:
         await first
         yield "queue_full", full[0]
 
+        grace: list[asyncio.TimerHandle] = []
+
         async def stop() -> None:
             worker.terminate()
+            # As a kubelet does: now and then vLLM hangs amid its streams, silent, when it is told to stop.
+            grace.append(asyncio.get_running_loop().call_later(_GRACE, worker.kill))
 
         whole = asyncio.create_task(converse(door.port, chat(**_LONGEST)))
         yield _stopped("stream", await converse(door.port, chat(**_LONGEST, **USAGE), stop))
         yield _stopped("whole", await whole)
+        grace[0].cancel()
 
 
 def _stopped(kind: str, exchange: Exchange) -> tuple[str, Exchange]:
     """Return what a worker says that is told to stop, named by it: which one it is is a matter of milliseconds."""
     way = "aborted" if b'"finish_reason":"abort"' in exchange.body else "stopped"
+    if exchange.ends != "whole" or b"disconnect/reset" in exchange.body:
+        way = "killed"
     return f"worker_{way}_{kind}", exchange
 
 
@@ -203,7 +212,11 @@ async def _draining(folder: Path) -> Told:
             await eventually(lambda: "[shutdown]" in worker.output())
             late.append(await converse(door.port, chat()))
 
-        yield "worker_drained_stream", await converse(door.port, chat(**_LONGEST | {"max_tokens": 150}, **USAGE), stop)
+        # One that takes longer keeps the worker up until the late one has come.
+        other = asyncio.create_task(converse(door.port, chat(**_LONGEST)))
+        brief = chat(**_LONGEST | {"max_tokens": 150}, **USAGE)
+        yield "worker_drained_stream", await converse(door.port, brief, stop, after=1)
+        await other
         yield "worker_draining", late[0]
 
 

@@ -135,4 +135,5 @@ async def test_text_that_broke_off_is_continued(worker: Engine, tmp_path: Path) 
     assert text == SENTENCE * math.ceil(len(said) / len(SENTENCE))
     (row,) = billed(tmp_path)
     assert row["error"] is None
-    assert [attempt["backend"] for attempt in json.loads(row["attempts"])] == ["b0", "b1"]
+    places = [attempt["deployment"] for attempt in json.loads(row["attempts"])]
+    assert places == [f"{MODEL}@b0", f"{MODEL}@b1"]
