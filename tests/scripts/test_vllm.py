@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -47,6 +47,7 @@ def test_adapter_fits_the_model(tmp_path: Path) -> None:
         assert not any(tensors.get_tensor(name).any() for name in names)
 
 
+@settings(max_examples=40)
 @given(st.lists(st.binary(min_size=1, max_size=40) | text.map(str.encode), max_size=6))
 def test_exchange_is_read_as_it_was_written(chunks: list[bytes]) -> None:
     """Whatever a chunk holds, cut characters and strange ones included."""
