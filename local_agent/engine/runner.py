@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,6 +26,9 @@ class Runner:
         self._model = model
         self._device = device
         self._caches: dict[int, DynamicCache] = {}
+        # transformers renamed the argument; its newest release for Python 3.10 has the old name.
+        takes = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in takes else "past_key_values"
         # On MPS only a bool mask keeps attention on its fast kernel; elsewhere transformers' choice is best.
         self._explicit_mask = device.type == "mps"
 
@@ -60,8 +64,7 @@ class Runner:
         mask = None
         if self._explicit_mask and rows > 1:
             mask = torch.ones(1, 1, rows, cached + rows, dtype=torch.bool, device=self._device).tril(cached)
-        output = self._model(
-            input_ids=inputs, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        kept = {self._cache_argument: cache}
+        output = self._model(input_ids=inputs, attention_mask=mask, use_cache=True, logits_to_keep=1, **kept)
         logits: torch.Tensor = output.logits[0, -1]
         return logits

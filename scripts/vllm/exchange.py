@@ -156,6 +156,7 @@ async def _read_chunk(reader: asyncio.StreamReader) -> bytes | None:
 _FIXED = {"date": "Thu, 01 Jan 2026 00:00:00 GMT", "x-envoy-upstream-service-time": "1"}
 _ID = re.compile(rb"\b(chatcmpl|cmpl|modelperm)-([0-9a-f-]{16,36})")
 _CREATED = re.compile(rb'"created":\d{10}\b')
+_FOLDED = re.compile("[\x85\u2028\u2029]")
 
 
 def scrubbed(exchange: Exchange) -> Exchange:
@@ -212,11 +213,12 @@ def read_exchange(path: Path) -> Exchange:
 
 
 def _readable(chunk: bytes) -> str | bytes:
-    """Return a chunk as text, where it is one: a character may be cut in two."""
+    """Return a chunk as text, where YAML keeps that: a character may be cut in two, and some breaks are folded."""
     try:
-        return chunk.decode()
+        text = chunk.decode()
     except UnicodeDecodeError:
         return chunk
+    return chunk if _FOLDED.search(text) else text
 
 
 def _shortened(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -151,9 +151,9 @@ def test_source_change_reuses_the_dependencies(stack: Stack, tmp_path: Path) -> 
     flags = [flag for name in names if name in given for flag in ("--build-arg", f"{name}={given[name]}")]
     for file, name in (("index", "PIP_CONFIG_FILE"), ("ca", "PIP_CERT")):
         if name in given:
-            (tmp_path / ".pip-lent").mkdir(exist_ok=True)
+            (tmp_path / ".pip-lent").mkdir(mode=0o700, exist_ok=True)
             shutil.copy(given[name], tmp_path / ".pip-lent" / file)
-            (tmp_path / ".pip-lent" / file).chmod(0o600)  # as `docker_dev.sh` leaves it: a mode is part of a layer
+            (tmp_path / ".pip-lent" / file).chmod(0o600)  # as `docker_dev.sh` makes it: modes are part of a layer
     built = docker("build", *flags, "--file", str(tmp_path / "router/Dockerfile"), str(tmp_path))
     cached = _cached_runs(built.stderr + built.stdout)
     (dependencies,) = (was for step, was in cached.items() if "setup.sh" in step and not step.endswith("--slim"))

@@ -6,6 +6,7 @@ import hashlib
 import io
 import re
 import shutil
+import signal
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -86,6 +87,11 @@ class Outcome:
         rest = iter(self.ran)
         for text in wanted:
             assert any(text in line for line in rest), f"{text!r} is not in its place:\n" + "\n".join(self.ran)
+
+
+def _can_be_interrupted() -> None:
+    """Undo what a shell does to what it starts in the background, as these tests may have been: ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Host:
@@ -240,6 +246,7 @@ class Host:
             text=True,
             timeout=60,
             check=False,
+            preexec_fn=_can_be_interrupted,
         )
         return Outcome(reply.returncode, reply.stdout, reply.stderr, log.read_text().splitlines())
 
