@@ -165,7 +165,8 @@ def test_rows_wait_for_a_vanished_database(store: RegistryStore, path: Path, cap
         path.with_name("aside").rename(path)
         assert writer.flush(30)
     assert len(ids(path)) == 10
-    assert [record.message for record in caplog.records] == ["usage rows are at risk", "usage rows are written again"]
+    told = [record.message for record in caplog.records if record.name.startswith("router.")]
+    assert told == ["usage rows are at risk", "usage rows are written again"]
 
 
 def test_close_without_a_database_keeps_the_journal(store: RegistryStore, path: Path) -> None:
@@ -253,7 +254,8 @@ def test_journal_of_another_version(
     with writing(store, path) as writer:
         assert writer.flush(30)
     assert ids(place) == ["new"]
-    assert [record.message for record in caplog.records] == ["a usage row was refused"] * 2
+    told = [record.message for record in caplog.records if record.name.startswith("router.")]
+    assert told == ["a usage row was refused"] * 2
 
 
 def test_journal_of_a_living_process_is_no_orphan(tmp_path: Path) -> None:
